@@ -1,0 +1,48 @@
+"""The settings of the apps, each with its default: the one table that code and documentation read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting of the apps: its default value and what it does, with units."""
+
+    default: Any
+    help: str
+
+
+SETTINGS: dict[str, Setting] = {
+    "HUB_TOPICS": Setting({}, "Topics declared without code: {namespace: {option: value}}."),
+    "HUB_REDIS_URL": Setting("", "Redis of the window log, presence and control plane; empty: in memory."),
+    "HUB_SOCKET": Setting("", "Unix socket of the process that owns the memory log; empty: each its own."),
+    "HUB_MAX_DATA_BYTES": Setting(65_536, "Largest `data` of an event, in bytes of JSON."),
+    "HUB_MAX_MESSAGE_BYTES": Setting(65_536, "Largest message from a client, in bytes."),
+    "HUB_MAX_SUBSCRIPTIONS": Setting(128, "Subscriptions of one session."),
+    "HUB_MAX_OUTGOING_BYTES": Setting(1_048_576, "Unsent bytes of one session before it is disconnected as slow."),
+    "HUB_MAX_HISTORY": Setting(300, "Events in one answer to history, and in one recovery."),
+    "HUB_IDEMPOTENCY_SECONDS": Setting(300, "How long an idempotency key is remembered."),
+    "HUB_POSITION_TTL_SECONDS": Setting(30 * 86_400, "How long a window topic remembers its offset unused."),
+    "HUB_POSITION_CHECK_SECONDS": Setting(3.0, "How often live topics are compared with their logs."),
+    "HUB_PRESENCE_TTL_SECONDS": Setting(60, "Lease of a presence entry."),
+    "HUB_PING_SECONDS": Setting(25, "How often a silent session is pinged."),
+    "HUB_PONG_SECONDS": Setting(8, "How long a session may take to answer a ping."),
+    "HUB_STALE_SECONDS": Setting(15, "How long a connection may stay open without `connect`."),
+    "HUB_DATABASE_THREADS": Setting(4, "Threads of a server process for permission checks and durable logs."),
+    "HUB_REDIS_TIMEOUT_SECONDS": Setting(0.9, "How long publishing waits for Redis before it raises."),
+    "HUB_TOKEN_SECRET": Setting("", "Secret of connection tokens (JWT, HS256); empty: tokens are refused."),
+    "HUB_ALLOWED_ORIGINS": Setting([], "Origins whose pages may use cookies on sockets, besides the own host."),
+    "HUB_ALLOW_ANONYMOUS": Setting(True, "Whether clients without credentials may connect at all."),
+    "HUB_PUBLIC_CHAT_ROOMS": Setting([], "Chat rooms that are open to visitors who are not signed in."),
+    "HUB_API_KEYS": Setting([], "Keys of the HTTP API given by the environment, with every right."),
+    "HUB_METRICS_TOKEN": Setting("", "Bearer token that /metrics asks for; empty: open."),
+}
+
+
+def get(name: str) -> Any:
+    """The value of a setting of the table, or its default. Raises KeyError for a name not in the table."""
+    return getattr(settings, name, SETTINGS[name].default)

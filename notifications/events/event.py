@@ -1,0 +1,153 @@
+"""The event: one immutable fact, and its encoding between processes."""
+
+from __future__ import annotations
+
+import os
+import time as clock
+import uuid
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from django.utils.functional import Promise
+
+from notifications.events import conf
+from notifications.events.exceptions import EventTooLarge, InvalidEvent
+
+DEFAULT_TYPE = "message"
+MAX_TYPE_LENGTH = 120
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """A position in a topic: `offset` events of the unbroken run named `epoch` have been seen."""
+
+    offset: int = 0
+    epoch: str = ""
+
+
+class Sender(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who published: the user's id, the client (one connection), and what others may know of the user."""
+
+    user: str = ""
+    client: str = ""
+    info: dict[str, Any] | None = None
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, eq=False, kw_only=True):
+    """One immutable fact on a topic.
+
+    `offset` is None until the log has given one (see `publish()`), and 0 on a topic that keeps nothing.
+    Two events are equal when they say the same: topic, type, data and key. What the hub assigns (id, time,
+    offset, epoch) and who sent it are left out, so that a test can compare with an event it wrote itself.
+    """
+
+    topic: str
+    type: str
+    data: Any = None
+    id: str = ""
+    time: datetime | None = None
+    key: str | None = None
+    sender: Sender | None = None
+    offset: int | None = None
+    epoch: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Event):
+            return NotImplemented
+        return (self.topic, self.type, self.data, self.key) == (other.topic, other.type, other.data, other.key)
+
+    __hash__ = None  # type: ignore[assignment]  # data is any JSON, so events cannot be hashed
+
+    @property
+    def cursor(self) -> Cursor:
+        """The position right after this event."""
+        return Cursor(self.offset or 0, self.epoch)
+
+
+class EncodedEvent(Event, frozen=True, omit_defaults=True, eq=False, kw_only=True):
+    """An event whose `data` is still JSON text: what logs return, so that delivery decodes nothing."""
+
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+    def decoded(self) -> Event:
+        """The same event with `data` as Python objects."""
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        return Event(**{**fields, "data": msgspec.json.decode(self.data)})
+
+
+def _encode_hook(value: Any) -> Any:
+    if isinstance(value, Promise):  # Django's lazy translations
+        return str(value)
+    raise TypeError(f"a {type(value).__name__} is not JSON")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_encode_hook)
+_decoder = msgspec.json.Decoder(EncodedEvent)
+
+
+def new_id(milliseconds: int) -> str:
+    """A UUIDv7 (RFC 9562 §5.7) for the time `milliseconds` after 1970."""
+    value = milliseconds << 80 | 0x7 << 76 | int.from_bytes(os.urandom(10), "big") & ~(0xF << 76)
+    return str(uuid.UUID(int=value & ~(0x3 << 62) | 0x2 << 62))
+
+
+def encode_data(data: Any) -> msgspec.Raw:
+    """`data` as JSON text.
+
+    Raises InvalidEvent when it is not JSON, and EventTooLarge beyond `HUB_MAX_DATA_BYTES`.
+    """
+    try:
+        encoded = _encoder.encode(data)
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise InvalidEvent(f"data must be JSON: {error}") from error
+    limit = conf.get("HUB_MAX_DATA_BYTES")
+    if len(encoded) > limit:
+        raise EventTooLarge(f"data is {len(encoded)} bytes of JSON; HUB_MAX_DATA_BYTES allows {limit}")
+    return msgspec.Raw(encoded)
+
+
+def new_event(
+    *, topic: str, type: str, data: Any, key: str | None = None, sender: Sender | None = None
+) -> EncodedEvent:
+    """A new event with its id and time, its data encoded.
+
+    Raises InvalidEvent for a type that is empty, too long or not printable, and for data that is not JSON.
+    """
+    if not isinstance(type, str) or not type or len(type) > MAX_TYPE_LENGTH or not type.isprintable():
+        raise InvalidEvent(f"an event's type is 1 to {MAX_TYPE_LENGTH} printable characters, not {type!r}")
+    if key is not None and (not isinstance(key, str) or not 0 < len(key) <= 255):
+        raise InvalidEvent("an event's key is text of 1 to 255 characters")
+    milliseconds = clock.time_ns() // 1_000_000
+    return EncodedEvent(
+        topic=topic,
+        type=type,
+        data=encode_data(data),
+        id=new_id(milliseconds),
+        time=datetime.fromtimestamp(milliseconds / 1000, UTC),
+        key=key,
+        sender=sender,
+    )
+
+
+def encode(event: Event) -> str:
+    """The event as the JSON text that logs keep and layer messages carry."""
+    return _encoder.encode(event).decode()
+
+
+def decode(text: str | bytes, *, offset: int, epoch: str) -> EncodedEvent:
+    """The event that `encode()` wrote, at the position that the log gave it."""
+    event = _decoder.decode(text)
+    return at_position(event, offset=offset, epoch=epoch)
+
+
+def at_position(event: EncodedEvent, *, offset: int, epoch: str) -> EncodedEvent:
+    """The same event at a position of its topic."""
+    return msgspec.structs.replace(event, offset=offset, epoch=epoch)
+
+
+def plain(value: Any) -> Any:
+    """`value` as the JSON types it becomes on the way: a Decimal as text, a date as ISO 8601."""
+    if isinstance(value, Decimal):
+        return str(value)
+    return msgspec.json.decode(_encoder.encode(value))

@@ -1,0 +1,85 @@
+"""The interface of a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from notifications.events.event import Cursor, EncodedEvent, encode
+from notifications.events.topics import ResolvedTopic
+
+
+class Draft(NamedTuple):
+    """An event on its way into a log.
+
+    `exclude` is the id of a client that must not get its own event back.
+    """
+
+    topic: ResolvedTopic
+    event: EncodedEvent
+    idempotency_key: str | None = None
+    exclude: str | None = None
+
+    @property
+    def encoded(self) -> str:
+        return encode(self.event)
+
+
+class Appended(NamedTuple):
+    """An event at its position; `repeated` when its idempotency key was known and nothing was appended."""
+
+    event: EncodedEvent
+    repeated: bool = False
+
+
+class Page(NamedTuple):
+    """Events read from a log, and the position of the topic at that moment."""
+
+    events: list[EncodedEvent]
+    position: Cursor
+
+    def continues(self, since: Cursor) -> bool:
+        """Whether these are all events after `since`: same epoch, no hole, up to the topic's position."""
+        if since.epoch and since.epoch != self.position.epoch:
+            return False
+        if not self.events:
+            return since.offset == self.position.offset
+        offsets = [event.offset for event in self.events]
+        return offsets == list(range(since.offset + 1, (self.position.offset or 0) + 1))
+
+
+class Log(Protocol):
+    """Keeps events by topic and gives them offsets 1, 2, 3 … within an epoch.
+
+    Each operation exists for synchronous callers and, with the prefix `a`, for callers on an event loop; the
+    latter never block the loop. All raise LogUnavailable when the log cannot be reached.
+    """
+
+    def append(self, drafts: Sequence[Draft]) -> list[Appended]:
+        """Append the events in order and announce each to its topic's group, as one step.
+
+        Events on topics that keep nothing are announced with offset 0. An idempotency key that was used on the
+        topic within `HUB_IDEMPOTENCY_SECONDS` appends nothing and returns the event of its first use, without
+        its data.
+        """
+        ...
+
+    async def aappend(self, drafts: Sequence[Draft]) -> list[Appended]: ...
+
+    def read(
+        self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False
+    ) -> Page:
+        """Kept events in order of their offsets: those after `since`, or from the oldest.
+
+        With `reverse` the newest first, those before `since` if it is given. `limit` bounds their number; None
+        does not, and 0 asks for the position only.
+        """
+        ...
+
+    async def aread(
+        self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False
+    ) -> Page: ...
+
+    async def apositions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
+        """The positions of topics by name, without reading events."""
+        ...

@@ -1,0 +1,128 @@
+"""The log in the memory of one process."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from notifications.events import conf, counters, messenger
+from notifications.events.event import Cursor, EncodedEvent, at_position
+from notifications.events.logs.base import Appended, Draft, Page
+from notifications.events.messages import event_message
+from notifications.events.topics import ResolvedTopic
+
+
+class _Stream:
+    """The kept events of one topic."""
+
+    __slots__ = ("epoch", "events", "offset", "touched")
+
+    def __init__(self) -> None:
+        self.epoch = secrets.token_hex(4)
+        self.offset = 0
+        self.events: deque[EncodedEvent] = deque()
+        self.touched = time.monotonic()
+
+
+class MemoryLog:
+    """Keeps windows of events in memory; thread-safe, and lost with the process, which its new epochs tell."""
+
+    def __init__(self) -> None:
+        # Held while announcing, so that messages enter the layer in the order of their offsets.
+        self._lock = threading.RLock()
+        self._streams: dict[str, _Stream] = {}
+        self._idempotent: dict[tuple[str, str], tuple[float, EncodedEvent]] = {}
+        self._swept = time.monotonic()
+
+    def append(self, drafts: Sequence[Draft]) -> list[Appended]:
+        return [self._append(draft) for draft in drafts]
+
+    async def aappend(self, drafts: Sequence[Draft]) -> list[Appended]:
+        return self.append(drafts)
+
+    def _append(self, draft: Draft) -> Appended:
+        topic, now = draft.topic, time.monotonic()
+        with self._lock:
+            self._sweep(now)
+            known = self._known(draft, now)
+            if known is not None:
+                return Appended(known, repeated=True)
+            event = draft.event
+            if topic.retention.kept:
+                stream = self._stream(topic.name)
+                stream.offset += 1
+                stream.touched = now
+                event = at_position(event, offset=stream.offset, epoch=stream.epoch)
+                stream.events.append(event)
+                self._trim(stream, topic)
+            else:
+                event = at_position(event, offset=0, epoch="")
+            if draft.idempotency_key is not None:
+                expires = now + conf.get("HUB_IDEMPOTENCY_SECONDS")
+                self._idempotent[topic.name, draft.idempotency_key] = (expires, event)
+            counters.add("published")
+            messenger.announce(topic, event, event_message(event, draft.encoded, draft.exclude))
+        return Appended(event)
+
+    def _known(self, draft: Draft, now: float) -> EncodedEvent | None:
+        if draft.idempotency_key is None:
+            return None
+        expires, event = self._idempotent.get((draft.topic.name, draft.idempotency_key), (0.0, None))
+        return event if expires > now else None
+
+    def _stream(self, name: str) -> _Stream:
+        stream = self._streams.get(name)
+        if stream is None:
+            stream = self._streams[name] = _Stream()
+        return stream
+
+    def _trim(self, stream: _Stream, topic: ResolvedTopic) -> None:
+        size, seconds = topic.retention.size, topic.retention.seconds
+        while stream.events and (
+            (size is not None and len(stream.events) > size)
+            or (seconds is not None and _age(stream.events[0]) > seconds)
+        ):
+            stream.events.popleft()
+
+    def _sweep(self, now: float) -> None:
+        """Forget topics and idempotency keys that nobody used for long, once a minute."""
+        if now - self._swept < 60:
+            return
+        self._swept = now
+        self._idempotent = {key: entry for key, entry in self._idempotent.items() if entry[0] > now}
+        unused = now - conf.get("HUB_POSITION_TTL_SECONDS")
+        self._streams = {name: stream for name, stream in self._streams.items() if stream.touched > unused}
+
+    def read(
+        self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False
+    ) -> Page:
+        with self._lock:
+            stream = self._stream(topic.name)
+            self._trim(stream, topic)
+            position = Cursor(stream.offset, stream.epoch)
+            events = list(stream.events)
+        if reverse:
+            events = [event for event in reversed(events) if since is None or (event.offset or 0) < since.offset]
+        elif since is not None:
+            events = [event for event in events if (event.offset or 0) > since.offset]
+        return Page(events if limit is None else events[:limit], position)
+
+    async def aread(
+        self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False
+    ) -> Page:
+        return self.read(topic, since=since, limit=limit, reverse=reverse)
+
+    async def apositions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
+        return self.positions(topics)
+
+    def positions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
+        with self._lock:
+            streams = {topic.name: self._stream(topic.name) for topic in topics}
+            return {name: Cursor(stream.offset, stream.epoch) for name, stream in streams.items()}
+
+
+def _age(event: EncodedEvent) -> float:
+    return 0.0 if event.time is None else time.time() - event.time.timestamp()

@@ -1,0 +1,68 @@
+"""Rows of the durable log. They are written by `notifications.events.logs.database` alone."""
+
+from __future__ import annotations
+
+import secrets
+
+from django.db import models
+
+
+def new_epoch() -> str:
+    """The name of a new run of offsets."""
+    return secrets.token_hex(4)
+
+
+class LogEpoch(models.Model):
+    """The epoch of all durable topics: one row, replaced when offsets are no longer continuous (a restore)."""
+
+    value = models.CharField(max_length=32, default=new_epoch)
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class TopicHead(models.Model):
+    """The offset of the newest event of a durable topic. Its row lock orders the numbering of events."""
+
+    topic = models.CharField(max_length=255, primary_key=True)
+    offset = models.PositiveBigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.topic} @ {self.offset}"
+
+
+class StoredEvent(models.Model):
+    """An event of a durable topic: staged without an offset by its transaction, numbered after the commit."""
+
+    topic = models.CharField(max_length=255)
+    offset = models.PositiveBigIntegerField(null=True)
+    type = models.CharField(max_length=120)
+    time = models.DateTimeField(db_index=True)
+    encoded = models.TextField()
+    exclude = models.CharField(max_length=64, blank=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["topic", "offset"], name="hub_events_topic_offset"),)
+        indexes = (
+            models.Index(
+                fields=["topic", "id"], condition=models.Q(offset__isnull=True), name="hub_events_pending"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.topic} @ {self.offset if self.offset is not None else 'pending'}: {self.type}"
+
+
+class IdempotencyKey(models.Model):
+    """What a publisher's idempotency key did on a durable topic, until it is forgotten."""
+
+    topic = models.CharField(max_length=255)
+    key = models.CharField(max_length=255)
+    event = models.ForeignKey(StoredEvent, on_delete=models.CASCADE, related_name="+")
+    expires_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=["topic", "key"], name="hub_events_idempotency"),)
+
+    def __str__(self) -> str:
+        return f"{self.topic}: {self.key}"

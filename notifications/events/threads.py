@@ -1,0 +1,49 @@
+"""The threads on which a server process uses the database.
+
+Django's `sync_to_async` runs all database work of a process on one thread, where one slow query stops every
+other; these threads are the hub's own, so that permission checks never wait for a page's query.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from django.db import close_old_connections, connections
+
+from notifications.events import conf
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@functools.cache
+def executor() -> ThreadPoolExecutor:
+    """The pool of this process."""
+    return ThreadPoolExecutor(conf.get("HUB_DATABASE_THREADS"), thread_name_prefix="hub-database")
+
+
+async def in_database_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call `function` on one of the database threads and return what it returns."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(executor(), functools.partial(_with_connections, function, *args, **kwargs))
+
+
+def _with_connections(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    close_old_connections()
+    try:
+        return function(*args, **kwargs)
+    finally:
+        close_old_connections()
+
+
+def close_all() -> None:
+    """Close the threads and their connections; a later call starts new ones."""
+    pool = executor()
+    for _ in range(conf.get("HUB_DATABASE_THREADS")):
+        pool.submit(connections.close_all)
+    pool.shutdown(wait=True)
+    executor.cache_clear()

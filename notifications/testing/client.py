@@ -1,0 +1,124 @@
+"""A client of the Centrifuge protocol in the process of the test: no socket, the same sessions and frames."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import msgspec
+
+from notifications.delivery.codes import Code
+from notifications.delivery.frames import unframed
+from notifications.delivery.identity import ANONYMOUS, Identity
+from notifications.delivery.protocols.centrifuge import CENTRIFUGE
+from notifications.delivery.session import Session
+from notifications.delivery.switchboard import current_switchboard
+from notifications.events import Cursor
+from notifications.events.topics import sender_of
+
+TIMEOUT_SECONDS = 5.0
+
+
+class ErrorReply(Exception):  # noqa: N818 - the protocol's word
+    """The hub answered a command with an error."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"{code} {message}")
+        self.code = code
+
+
+class MemoryTransport:
+    """Keeps what a session writes, for the test to read."""
+
+    framing = staticmethod(unframed)
+
+    def __init__(self) -> None:
+        self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.closed_with: Code | None = None
+
+    def write(self, frames: list[bytes]) -> None:
+        for frame in frames:
+            self.messages.put_nowait(msgspec.json.decode(frame))
+
+    def pending(self) -> int:
+        return 0
+
+    def ping(self) -> None:
+        """Nobody listens."""
+
+    def close(self, code: Code) -> None:
+        self.closed_with = code
+
+
+class HubClient:
+    """One connected client. Replies and pushes are told apart; pushes wait until they are asked for."""
+
+    def __init__(self, session: Session, transport: MemoryTransport) -> None:
+        self.session = session
+        self.transport = transport
+        self._ids = itertools.count(1)
+        self._pushes: list[dict[str, Any]] = []
+
+    @classmethod
+    async def connected(cls, user: Any = None) -> HubClient:
+        """A client that is connected as a Django user, or as a visitor."""
+        identity = ANONYMOUS
+        if user is not None:
+            identity = Identity(user=str(user.pk), info=sender_of(user).info)
+        transport = MemoryTransport()
+        session = Session(await current_switchboard(), CENTRIFUGE, transport, identity)
+        session.opened()
+        client = cls(session, transport)
+        await client.command("connect")
+        return client
+
+    async def command(self, method: str, **request: Any) -> dict[str, Any]:
+        """Send a command and return its result. Raises ErrorReply when the hub answers with an error."""
+        number = next(self._ids)
+        self.session.feed(msgspec.json.encode({"id": number, method: request}).decode())
+        while True:
+            message = await self._next_message()
+            if message.get("id") != number:
+                self._pushes.append(message)
+            elif "error" in message:
+                raise ErrorReply(message["error"]["code"], message["error"]["message"])
+            else:
+                result: dict[str, Any] = message[method]
+                return result
+
+    async def subscribe(self, topic: str, *, since: Cursor | None = None, **request: Any) -> dict[str, Any]:
+        """Subscribe, with recovery when `since` is given."""
+        if since is not None:
+            request |= {"recover": True, "offset": since.offset, "epoch": since.epoch}
+        return await self.command("subscribe", channel=topic, **request)
+
+    async def publish(self, topic: str, data: Any) -> None:
+        """Publish as this client."""
+        await self.command("publish", channel=topic, data=data)
+
+    async def next_push(self) -> dict[str, Any]:
+        """The next push. Raises TimeoutError when none comes."""
+        if self._pushes:
+            message = self._pushes.pop(0)
+        else:
+            message = await self._next_message()
+        push: dict[str, Any] = message["push"]
+        return push
+
+    async def next_publication(self, topic: str) -> dict[str, Any]:
+        """The next publication on a topic; other pushes before it are passed over."""
+        while True:
+            push = await self.next_push()
+            if push.get("channel") == topic and "pub" in push:
+                publication: dict[str, Any] = push["pub"]
+                return publication
+
+    async def _next_message(self) -> dict[str, Any]:
+        while (message := await asyncio.wait_for(self.transport.messages.get(), TIMEOUT_SECONDS)) == {}:
+            self.session.feed("{}")  # the answer to a ping
+        return message
+
+    def close(self) -> None:
+        """Go away, as a closed socket does."""
+        self.session.closed()
