@@ -1,0 +1,1 @@
+"""Chat: rooms that are topics, and nothing else."""

@@ -1,0 +1,1 @@
+"""Who gets it now: the switchboard, sessions, wire protocols, presence and identity."""

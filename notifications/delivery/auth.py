@@ -1,0 +1,117 @@
+"""Who opens a connection: the Django session's user, once the origin is known to be ours."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from http.cookies import CookieError, SimpleCookie
+from importlib import import_module
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
+from django.utils.crypto import constant_time_compare
+
+from notifications.delivery.identity import ANONYMOUS, Identity
+from notifications.events import conf
+from notifications.events.threads import in_database_thread
+from notifications.events.topics import sender_of
+
+logger = logging.getLogger(__name__)
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """The value of a request header, or ""."""
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name), "")
+
+
+def login_of(session_key: str) -> str:
+    """The name of a Django session in the hub: a hash, so that its key is in no message and no memory."""
+    return hashlib.sha256(session_key.encode()).hexdigest()[:32]
+
+
+def session_key_of(scope: Scope) -> str:
+    """The key of the Django session in the connection's cookies, or ""."""
+    try:
+        cookie = SimpleCookie(header(scope, b"cookie")).get(settings.SESSION_COOKIE_NAME)
+    except CookieError:
+        return ""
+    return cookie.value if cookie else ""
+
+
+def _load_identity(session_key: str) -> Identity:
+    session = import_module(settings.SESSION_ENGINE).SessionStore(session_key)
+    if session.get(BACKEND_SESSION_KEY) not in settings.AUTHENTICATION_BACKENDS:
+        return ANONYMOUS
+    users = get_user_model()
+    try:
+        user = users._default_manager.get(pk=users._meta.pk.to_python(session[SESSION_KEY]))
+    except (KeyError, ValueError, users.DoesNotExist):
+        return ANONYMOUS
+    stored, current = session.get(HASH_SESSION_KEY), user.get_session_auth_hash()
+    if not user.is_active or not stored or not constant_time_compare(stored, current):
+        return ANONYMOUS
+    return Identity(user=str(user.pk), info=sender_of(user).info, login=login_of(session_key))
+
+
+async def identity_of_cookie(scope: Scope) -> Identity:
+    """The identity of the signed-in user whose session cookie the connection carries, or ANONYMOUS."""
+    key = session_key_of(scope)
+    return await in_database_thread(_load_identity, key) if key else ANONYMOUS
+
+
+def refused_origin(scope: Scope) -> str | None:
+    """Why the connection's origin may not use cookies here, or None when it may.
+
+    A browser sends `Origin` with every WebSocket, whatever page opened it, and the cookies too: without this
+    check any page could read what its visitor may read (RFC 6455 §10.2).
+    """
+    origin, host = header(scope, b"origin"), header(scope, b"host")
+    if not origin:
+        return f"no Origin header; clients that use cookies must send one, such as http://{host}"
+    parsed = urlsplit(origin)
+    if parsed.netloc == host and parsed.scheme in ("http", "https"):
+        return None
+    if origin.rstrip("/") in conf.get("HUB_ALLOWED_ORIGINS"):
+        return None
+    return f"origin {origin} is not {host}; add it to HUB_ALLOWED_ORIGINS if its pages may use this hub"
+
+
+class IdentityMiddleware:
+    """Puts the connection's `Identity` into the scope, and refuses cookies from foreign origins with a 403.
+
+    Takes the place of Channels' AuthMiddlewareStack, which asks the database on the one thread that all
+    synchronous code of the process shares.
+    """
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        identity = ANONYMOUS
+        if session_key_of(scope):
+            refusal = refused_origin(scope)
+            if refusal is not None:
+                logger.warning("WebSocket %s refused: %s", scope["path"], refusal)
+                await refuse(scope, send, 403, refusal)
+                return
+            identity = await identity_of_cookie(scope)
+        await self.application({**scope, "identity": identity}, receive, send)
+
+
+async def refuse(scope: Scope, send: Send, status: int, reason: str) -> None:
+    """Answer a WebSocket handshake with an HTTP status, where the server can, and a plain text that says why."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 4000 + status, "reason": reason[:120]})
+        return
+    body = reason.encode()
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})

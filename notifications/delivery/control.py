@@ -1,0 +1,110 @@
+"""The control plane: what any process of the hub asks of all its server processes.
+
+A control message travels through the channel layer to the group that every switchboard is a member of, and each
+performs it on its own sessions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from notifications.delivery import identity
+from notifications.delivery.codes import FORCE_NO_RECONNECT, UNSUBSCRIBED_BY_SERVER, Code
+from notifications.events import messenger
+from notifications.events.messages import CONTROL_GROUP, control_message
+
+if TYPE_CHECKING:
+    from notifications.delivery.session import Session
+    from notifications.delivery.switchboard import Switchboard
+
+logger = logging.getLogger(__name__)
+
+
+# What is asked. All may be called from any thread, and raise LogUnavailable when the layer cannot be reached.
+
+
+def disconnect(
+    *,
+    user: str | None = None,
+    client: str | None = None,
+    login: str | None = None,
+    code: Code = FORCE_NO_RECONNECT,
+) -> None:
+    """Close the sessions of a user, of one client, or of one Django session (the hash of its key)."""
+    _ask("disconnect", user=user, client=client, login=login, code=code.code, reason=code.reason)
+
+
+def unsubscribe(*, topic: str, user: str | None = None, client: str | None = None) -> None:
+    """End the subscriptions to a topic, of everybody or of one user or client."""
+    _ask("unsubscribe", topic=topic, user=user, client=client)
+
+
+def rejudge(*, user: str | None = None, topic: str | None = None) -> None:
+    """Ask every affected subscription's permission again, and end what is no longer allowed."""
+    _ask("rejudge", user=user, topic=topic)
+
+
+def _ask(operation: str, **arguments: Any) -> None:
+    given = {name: value for name, value in arguments.items() if value is not None}
+    messenger.send(CONTROL_GROUP, control_message(operation, **given))
+
+
+# What is performed, on the loop of a switchboard.
+
+
+def perform(switchboard: Switchboard, message: dict[str, Any]) -> None:
+    """Perform a control message on the sessions of this process; unknown operations are of a newer release."""
+    operation = _OPERATIONS.get(message["operation"])
+    if operation is None:
+        logger.info("the control operation %r is not known to this release", message["operation"])
+        return
+    operation(switchboard, message)
+
+
+def _chosen(switchboard: Switchboard, message: dict[str, Any]) -> list[Session]:
+    """The sessions that a message names; all of them when it names none."""
+    sessions: Iterable[Session] = switchboard.sessions.values()
+    if "client" in message:
+        session = switchboard.sessions.get(message["client"])
+        sessions = [] if session is None else [session]
+    elif "user" in message:
+        sessions = switchboard.sessions_of_user.get(message["user"], ())
+    return [
+        session for session in sessions if "login" not in message or session.identity.login == message["login"]
+    ]
+
+
+def _disconnect(switchboard: Switchboard, message: dict[str, Any]) -> None:
+    if not message.keys() & {"user", "client", "login"}:
+        logger.warning("a control message to disconnect names nobody, and is ignored")
+        return
+    for session in _chosen(switchboard, message):
+        session.disconnect(Code(message["code"], message["reason"]))
+
+
+def _unsubscribe(switchboard: Switchboard, message: dict[str, Any]) -> None:
+    for session in _chosen(switchboard, message):
+        session.unsubscribe_by_server(message["topic"], UNSUBSCRIBED_BY_SERVER)
+
+
+def _rejudge(switchboard: Switchboard, message: dict[str, Any]) -> None:
+    for session in _chosen(switchboard, message):
+        if "topic" not in message or message["topic"] in session.subscriptions:
+            switchboard.spawn(_rejudge_session(session, message.get("topic")))
+
+
+async def _rejudge_session(session: Session, only: str | None) -> None:
+    for name, subscription in list(session.subscriptions.items()):
+        if only is None or name == only:
+            allowed = await identity.allows(session.identity, subscription.topic, "subscribe")
+            if not allowed and session.subscriptions.get(name) is subscription:
+                session.unsubscribe_by_server(name, UNSUBSCRIBED_BY_SERVER)
+
+
+_OPERATIONS: dict[str, Callable[[Switchboard, dict[str, Any]], None]] = {
+    "disconnect": _disconnect,
+    "unsubscribe": _unsubscribe,
+    "rejudge": _rejudge,
+}

@@ -1,0 +1,55 @@
+"""The interface of a wire protocol."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from notifications.delivery.codes import Code
+from notifications.events.event import EncodedEvent
+
+if TYPE_CHECKING:
+    from notifications.delivery.session import Session, Subscription
+
+
+class WireProtocol(Protocol):
+    """Turns what a client sends into calls on its session, and what happens into payloads for it.
+
+    One object serves all sessions of the protocol; what it must remember of one is in `session.state`. All
+    methods are called on the event loop and must not block it.
+    """
+
+    name: str
+    #: Whether a client answers what `encode_ping()` made, and is disconnected when it does not.
+    answers_pings: bool
+
+    def new_state(self) -> Any:
+        """What the protocol remembers of a new session."""
+        ...
+
+    def opened(self, session: Session) -> None:
+        """The transport is open."""
+        ...
+
+    def received(self, session: Session, data: bytes | str) -> None:
+        """One message of the client; raises Disconnect when the session must end because of it."""
+        ...
+
+    def encode_event(self, event: EncodedEvent) -> bytes:
+        """The payload of an event, the same for all sessions of the protocol."""
+        ...
+
+    def encode_presence(self, topic: str, action: str, info: dict[str, Any]) -> bytes | None:
+        """The payload that tells of a join or leave, or None where the protocol has none."""
+        ...
+
+    def encode_ping(self) -> bytes | None:
+        """The payload of a ping, or None where the transport has its own."""
+        ...
+
+    def unsubscribed(self, session: Session, subscription: Subscription, code: Code) -> None:
+        """The server ended a subscription of the session."""
+        ...
+
+    def closing(self, session: Session, code: Code) -> bytes | None:
+        """A last payload before the session is closed with a code, or None."""
+        ...

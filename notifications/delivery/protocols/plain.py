@@ -1,0 +1,91 @@
+"""The plain JSON protocol of the Channels tutorial, on one topic: a page with ten lines of JavaScript speaks it.
+
+On connect the client gets `{"type": "connection_established", "message": …}`; it sends `{"message": "hi"}`, and
+everybody on the topic gets `{"type": "chat", "message": "hi", …}` with the author and the time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from notifications.delivery import codes
+from notifications.delivery.codes import Code, CommandError, Disconnect
+from notifications.delivery.session import Session, Subscription
+from notifications.events.event import EncodedEvent
+
+_encode = msgspec.json.Encoder().encode
+
+
+class PlainState:
+    """What the protocol remembers of one session: its one topic, and the greeting."""
+
+    __slots__ = ("greeting", "topic")
+
+    def __init__(self) -> None:
+        self.topic = ""
+        self.greeting = ""
+
+
+class PlainProtocol:
+    """Objects of JSON in both directions, without ids, acknowledgements or recovery."""
+
+    name = "plain"
+    answers_pings = False
+
+    def new_state(self) -> PlainState:
+        return PlainState()
+
+    def opened(self, session: Session) -> None:
+        session.run(self._subscribe(session))
+
+    async def _subscribe(self, session: Session) -> None:
+        state: PlainState = session.state
+        session.switchboard.identified(session)
+        try:
+            recovery = await session.subscribe(state.topic)
+        except CommandError as error:
+            raise Disconnect(codes.of_error(error.code)) from error
+        session.connected = True
+        session.send(_encode({"type": "connection_established", "message": state.greeting}))
+        recovery.subscription.release()
+
+    def received(self, session: Session, data: bytes | str) -> None:
+        session.run(self._publish(session, data))
+
+    async def _publish(self, session: Session, data: bytes | str) -> None:
+        state: PlainState = session.state
+        try:
+            message = msgspec.json.decode(data, type=dict[str, Any])
+            await session.publish(state.topic, message)
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+            self._refuse(session, 'send an object of JSON such as {"message": "hi"}')
+        except CommandError as error:
+            self._refuse(session, error.detail or error.code.reason)
+
+    def _refuse(self, session: Session, reason: str) -> None:
+        session.send(_encode({"type": "error", "message": reason}))
+
+    def encode_event(self, event: EncodedEvent) -> bytes:
+        data = msgspec.json.decode(event.data)
+        author = (event.sender.info or {}).get("name") if event.sender is not None else None
+        body = data if isinstance(data, dict) else {"data": data}
+        return _encode({**body, "type": "chat", "author": author, "time": event.time, "offset": event.offset})
+
+    def encode_presence(self, topic: str, action: str, info: dict[str, Any]) -> bytes | None:
+        return None
+
+    def encode_ping(self) -> bytes | None:
+        return None
+
+    def unsubscribed(self, session: Session, subscription: Subscription, code: Code) -> None:
+        # There is nothing but the one subscription. Whoever missed events connects again and reads the history.
+        lost = code is codes.UNSUBSCRIBED_INSUFFICIENT_STATE
+        session.disconnect(codes.INSUFFICIENT_STATE if lost else codes.NOT_PERMITTED)
+
+    def closing(self, session: Session, code: Code) -> bytes | None:
+        return None
+
+
+PLAIN = PlainProtocol()

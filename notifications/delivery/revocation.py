@@ -1,0 +1,84 @@
+"""Ends access while sockets are open: what Django tells about users is passed on to the control plane."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
+from django.contrib.auth.signals import user_logged_out
+from django.db import transaction
+from django.db.models.signals import m2m_changed, post_delete, post_save
+
+from notifications.delivery import control
+from notifications.delivery.auth import login_of
+from notifications.events.exceptions import HubError
+
+logger = logging.getLogger(__name__)
+
+
+def connect_signals() -> None:
+    """Listen to what may take rights from a user; called once, when the apps are ready."""
+    user_model = get_user_model()
+    user_logged_out.connect(_logged_out, dispatch_uid="hub-revocation")
+    post_save.connect(_user_saved, sender=user_model, dispatch_uid="hub-revocation")
+    post_delete.connect(_user_deleted, sender=user_model, dispatch_uid="hub-revocation")
+    for field in ("groups", "user_permissions"):
+        if hasattr(user_model, field):
+            through = getattr(user_model, field).through
+            m2m_changed.connect(_rights_changed, sender=through, dispatch_uid=f"hub-revocation-{field}")
+    m2m_changed.connect(_group_changed, sender=Group.permissions.through, dispatch_uid="hub-revocation-group")
+
+
+def _after_commit(ask: Callable[[], None]) -> None:
+    def asked() -> None:
+        try:
+            ask()
+        except HubError:
+            logger.exception("a change of rights did not reach the server processes")
+
+    transaction.on_commit(asked, robust=True)
+
+
+def _logged_out(request: Any, **_: Any) -> None:
+    # Not after a commit: the signal comes before the session is flushed, and its key is gone afterwards.
+    key = getattr(getattr(request, "session", None), "session_key", None)
+    if key:
+        login = login_of(key)
+        _after_commit(lambda: control.disconnect(login=login))
+
+
+def _user_saved(instance: Any, created: bool, update_fields: frozenset[str] | None, **_: Any) -> None:
+    if created or update_fields == frozenset({"last_login"}):
+        return
+    user = str(instance.pk)
+    if instance.is_active:
+        _after_commit(lambda: control.rejudge(user=user))
+    else:
+        _after_commit(lambda: control.disconnect(user=user))
+
+
+def _user_deleted(instance: Any, **_: Any) -> None:
+    user = str(instance.pk)
+    _after_commit(lambda: control.disconnect(user=user))
+
+
+def _rights_changed(instance: Any, action: str, reverse: bool, pk_set: set[Any] | None, **_: Any) -> None:
+    if not action.startswith("post_"):
+        return
+    if not reverse:
+        users = [str(instance.pk)]
+    elif pk_set is not None:
+        users = [str(pk) for pk in pk_set]
+    else:  # a group was cleared, and no longer tells whom it had
+        _after_commit(control.rejudge)
+        return
+    for user in users:
+        _after_commit(lambda user=user: control.rejudge(user=user))  # type: ignore[misc]
+
+
+def _group_changed(action: str, **_: Any) -> None:
+    if action.startswith("post_"):
+        _after_commit(control.rejudge)

@@ -1,0 +1,366 @@
+"""A session: one connected client, whatever its wire protocol and transport."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from notifications.delivery import codes, identity, metrics, presence
+from notifications.delivery.codes import Code, CommandError, Disconnect
+from notifications.delivery.frames import Encoding, Framing
+from notifications.delivery.identity import ANONYMOUS, Identity
+from notifications.events import conf
+from notifications.events.event import Cursor, EncodedEvent, Event, Sender
+from notifications.events.exceptions import HubError, InvalidEvent, LogUnavailable, UnknownTopic
+from notifications.events.logs import Page, log_for
+from notifications.events.services import apublish
+from notifications.events.topics import ResolvedTopic, namespace_of, resolve
+
+if TYPE_CHECKING:
+    from notifications.delivery.protocols.base import WireProtocol
+    from notifications.delivery.switchboard import LiveTopic, Switchboard
+
+logger = logging.getLogger(__name__)
+
+
+class Transport(Protocol):
+    """What carries a session's bytes: a WebSocket of the hub's server class, or any ASGI connection."""
+
+    framing: Framing
+
+    def write(self, frames: list[bytes]) -> None:
+        """Send frames in order, without waiting."""
+        ...
+
+    def pending(self) -> int:
+        """Bytes written that the peer has not taken yet."""
+        ...
+
+    def ping(self) -> None:
+        """Send the transport's own ping, if it has one."""
+        ...
+
+    def close(self, code: Code) -> None:
+        """Close with a code after what was written; abort when the peer does not take it in time."""
+        ...
+
+
+class Subscription:
+    """A session's subscription to a topic.
+
+    Until it is released, events are held in `held`; events up to `floor` were sent another way.
+    """
+
+    __slots__ = ("by_server", "established", "floor", "held", "join_leave", "live", "session", "topic")
+
+    def __init__(self, session: Session, topic: ResolvedTopic, *, by_server: bool, join_leave: bool) -> None:
+        self.session = session
+        self.topic = topic
+        self.by_server = by_server
+        self.join_leave = join_leave
+        self.live: LiveTopic | None = None
+        self.held: list[EncodedEvent] | None = []
+        self.floor = 0
+        self.established = False
+
+    def release(self) -> None:
+        """Send the events that were held while the subscription was being answered, and go live."""
+        if self.live is not None:
+            self.live.release(self)
+
+
+class Recovery(NamedTuple):
+    """The outcome of subscribing: where the subscription begins, and what was missed before.
+
+    `recovered` is None when the client asked for no recovery.
+    """
+
+    subscription: Subscription
+    position: Cursor
+    events: list[EncodedEvent]
+    recovered: bool | None
+
+
+class Session:
+    """One connected client. Used on its event loop only; no task, timer or queue of its own belongs to it."""
+
+    __slots__ = (
+        "_task",
+        "awaiting_pong",
+        "closed_with",
+        "commands",
+        "connected",
+        "encoding",
+        "id",
+        "identity",
+        "opened_at",
+        "outgoing",
+        "protocol",
+        "state",
+        "subscriptions",
+        "switchboard",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        switchboard: Switchboard,
+        protocol: WireProtocol,
+        transport: Transport,
+        identity: Identity = ANONYMOUS,
+    ) -> None:
+        self.id = secrets.token_hex(16)
+        self.switchboard = switchboard
+        self.protocol = protocol
+        self.transport = transport
+        self.encoding = Encoding.of(protocol, transport.framing)
+        self.identity = identity
+        self.subscriptions: dict[str, Subscription] = {}
+        self.outgoing: list[bytes] = []
+        self.commands: list[Coroutine[Any, Any, None]] = []
+        self._task: asyncio.Task[None] | None = None
+        self.state: Any = protocol.new_state()
+        self.connected = False
+        self.awaiting_pong = False
+        self.closed_with: Code | None = None
+        self.opened_at = time.time()
+
+    # What the transport calls.
+
+    def opened(self) -> None:
+        """The transport is ready to be written to."""
+        self.switchboard.add(self)
+        metrics.connections.labels(self.protocol.name).inc()
+        self.protocol.opened(self)
+
+    def feed(self, data: bytes | str) -> None:
+        """A message from the client."""
+        if self.closed_with is not None:
+            return
+        metrics.received_messages.labels(self.protocol.name).inc()
+        try:
+            self.protocol.received(self, data)
+        except Disconnect as disconnect:
+            self.disconnect(disconnect.code)
+        except Exception:
+            logger.exception("a message of a %s session could not be handled", self.protocol.name)
+            self.disconnect(codes.SERVER_ERROR)
+
+    def closed(self) -> None:
+        """The transport is gone; what the session held is given back."""
+        if not self.switchboard.remove(self):
+            return
+        metrics.connections.labels(self.protocol.name).dec()
+        if self.closed_with is None:
+            self.closed_with = codes.Code(3000, "connection closed")
+        for command in self.commands:
+            command.close()
+        self.commands.clear()
+        for name in list(self.subscriptions):
+            self.unsubscribe(name)
+
+    # What the session sends.
+
+    def send(self, payload: bytes) -> None:
+        """Send a payload of the protocol at the end of this turn of the loop."""
+        self.send_frame(self.encoding.framing(payload))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send a ready frame at the end of this turn of the loop, joined with what else is sent in it."""
+        if not self.outgoing:
+            self.switchboard.flush_later(self)
+        self.outgoing.append(frame)
+
+    def flush(self) -> None:
+        """Write what was sent in this turn; disconnect a client that does not take what it is sent."""
+        frames, self.outgoing = self.outgoing, []
+        if not frames or self.closed_with is not None:
+            return
+        size = sum(map(len, frames))
+        if self.transport.pending() + size > conf.get("HUB_MAX_OUTGOING_BYTES"):
+            self.disconnect(codes.SLOW)
+            return
+        metrics.sent_bytes.inc(size)
+        self.transport.write(frames)
+
+    def disconnect(self, code: Code) -> None:
+        """Close the session with a code of the protocol."""
+        if self.closed_with is not None:
+            return
+        metrics.disconnects.labels(str(code.code)).inc()
+        if code is not codes.SLOW:
+            if (payload := self.protocol.closing(self, code)) is not None:
+                self.outgoing.append(self.encoding.framing(payload))
+            self.flush()
+            if self.closed_with is not None:  # it was too slow for what was left to write
+                return
+        self.closed_with = code
+        self.transport.close(code)
+        self.closed()
+
+    # What the protocol asks for. Commands that wait run one after the other, in a task made for them.
+
+    def run(self, command: Coroutine[Any, Any, None]) -> None:
+        """Run a command after those before it."""
+        self.commands.append(command)
+        if self._task is None:
+            self._task = self.switchboard.loop.create_task(self._run_commands())
+
+    @property
+    def busy(self) -> bool:
+        """Whether commands are running or waiting."""
+        return self._task is not None
+
+    async def _run_commands(self) -> None:
+        try:
+            while self.commands:
+                await self.commands.pop(0)
+        except Disconnect as disconnect:
+            self.disconnect(disconnect.code)
+        except Exception:
+            logger.exception("a command of a %s session failed", self.protocol.name)
+            self.disconnect(codes.SERVER_ERROR)
+        finally:
+            self._task = None
+
+    async def subscribe(
+        self,
+        name: str,
+        *,
+        since: Cursor | None = None,
+        by_server: bool = False,
+        join_leave: bool = False,
+        replay: bool = True,
+    ) -> Recovery:
+        """Subscribe to a topic, and read what was published after `since` if that is given.
+
+        The subscription is held until its `release()`, so that the answer can be written first. Raises
+        CommandError with the protocol's code when that is not possible; `since` is then untouched.
+        """
+        topic = self._resolved(name)
+        if name in self.subscriptions:
+            raise CommandError(codes.ALREADY_SUBSCRIBED)
+        if len(self.subscriptions) >= conf.get("HUB_MAX_SUBSCRIPTIONS"):
+            raise CommandError(codes.LIMIT_EXCEEDED)
+        declared = topic.declaration.join_leave
+        subscription = Subscription(self, topic, by_server=by_server, join_leave=join_leave and declared)
+        self.subscriptions[name] = subscription
+        try:
+            if not by_server and not await identity.allows(self.identity, topic, "subscribe"):
+                raise CommandError(codes.PERMISSION_DENIED)
+            self._still_wanted(subscription)
+            position = await self.switchboard.attach(subscription)
+            recovery = Recovery(subscription, position, [], None)
+            if since is not None and topic.retention.kept:
+                recovery = await self._recover(subscription, since, replay=replay)
+            self._still_wanted(subscription)
+            if topic.declaration.presence:
+                self.switchboard.spawn(presence.join(self, topic))
+        except BaseException as error:
+            if self.subscriptions.get(name) is subscription:
+                del self.subscriptions[name]
+            self.switchboard.detach(subscription)
+            if isinstance(error, LogUnavailable):
+                raise CommandError(codes.INTERNAL, str(error)) from error
+            raise
+        subscription.floor = recovery.position.offset
+        subscription.established = True
+        metrics.subscriptions.labels(namespace_of(name)).inc()
+        return recovery
+
+    def _still_wanted(self, subscription: Subscription) -> None:
+        """Raise when the session was closed, or unsubscribed, while the subscription waited."""
+        if self.closed_with is not None or self.subscriptions.get(subscription.topic.name) is not subscription:
+            raise CommandError(codes.BAD_REQUEST, "unsubscribed meanwhile")
+
+    async def _recover(self, subscription: Subscription, since: Cursor, *, replay: bool) -> Recovery:
+        limit = conf.get("HUB_MAX_HISTORY")
+        topic = subscription.topic
+        page = await log_for(topic.retention).aread(topic, since=since, limit=limit if replay else 0)
+        recovered = page.continues(since)
+        return Recovery(subscription, page.position, page.events if recovered else [], recovered)
+
+    def unsubscribe(self, name: str) -> Subscription | None:
+        """End a subscription; returns it, or None when there was none."""
+        subscription = self.subscriptions.pop(name, None)
+        if subscription is None:
+            return None
+        if subscription.established:  # otherwise `subscribe()` still runs, and takes back what it did
+            metrics.subscriptions.labels(namespace_of(name)).dec()
+            self.switchboard.detach(subscription)
+            if subscription.topic.declaration.presence:
+                self.switchboard.spawn(presence.leave(self, subscription.topic))
+        return subscription
+
+    def unsubscribe_by_server(self, name: str, code: Code) -> None:
+        """End a subscription and tell the client why."""
+        subscription = self.unsubscribe(name)
+        if subscription is not None:
+            self.protocol.unsubscribed(self, subscription, code)
+
+    async def publish(self, name: str, data: Any, *, type: str | None = None) -> Event:
+        """Publish on behalf of the client. Raises CommandError with the protocol's code."""
+        topic = await self._permitted(name, "publish", "publish")
+        sender = Sender(self.identity.user, self.id, self.identity.info)
+        try:
+            return await apublish(name, type or topic.declaration.default_type, data, sender=sender)
+        except InvalidEvent as error:
+            raise CommandError(codes.BAD_REQUEST, str(error)) from error
+        except LogUnavailable as error:
+            raise CommandError(codes.INTERNAL, str(error)) from error
+
+    async def history(self, name: str, *, since: Cursor | None, limit: int | None, reverse: bool) -> Page:
+        """Read kept events on behalf of the client. Raises CommandError with the protocol's code."""
+        topic = self._resolved(name)
+        if not topic.retention.kept:
+            raise CommandError(codes.NOT_AVAILABLE)
+        await self._permitted(name, "read_history", "history")
+        most: int = conf.get("HUB_MAX_HISTORY")
+        bounded = most if limit is None else min(limit, most)
+        try:
+            page = await log_for(topic.retention).aread(topic, since=since, limit=bounded, reverse=reverse)
+        except LogUnavailable as error:
+            raise CommandError(codes.INTERNAL, str(error)) from error
+        if since is not None and since.epoch and since.epoch != page.position.epoch:
+            raise CommandError(codes.UNRECOVERABLE_POSITION)
+        return page
+
+    async def presence(self, name: str) -> dict[str, dict[str, Any]]:
+        """Who is subscribed, on behalf of the client, by client id. Raises CommandError with the protocol's code."""
+        topic = self._resolved(name)
+        if not topic.declaration.presence:
+            raise CommandError(codes.NOT_AVAILABLE)
+        await self._permitted(name, "see_presence", "presence")
+        try:
+            return await presence.members(name)
+        except LogUnavailable as error:
+            raise CommandError(codes.INTERNAL, str(error)) from error
+
+    async def _permitted(self, name: str, action: str, subscribers_action: str) -> ResolvedTopic:
+        topic = self._resolved(name)
+        subscribed = name in self.subscriptions and self.subscriptions[name].established
+        if subscribed and subscribers_action in topic.declaration.subscribers_may:
+            return topic
+        if not await identity.allows(self.identity, topic, action):
+            raise CommandError(codes.PERMISSION_DENIED)
+        return topic
+
+    def _resolved(self, name: str) -> ResolvedTopic:
+        try:
+            return resolve(name)
+        except UnknownTopic as error:
+            raise CommandError(codes.UNKNOWN_TOPIC) from error
+        except HubError as error:
+            raise CommandError(codes.BAD_REQUEST, str(error)) from error
+
+    @property
+    def client_info(self) -> dict[str, Any]:
+        """The session as other clients see it in presence, joins and publications."""
+        info: dict[str, Any] = {"user": self.identity.user, "client": self.id}
+        if self.identity.info is not None:
+            info["conn_info"] = self.identity.info
+        return info

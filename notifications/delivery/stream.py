@@ -1,0 +1,136 @@
+"""`/events?topic=…`: the ASGI application that streams Server-Sent Events."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from urllib.parse import parse_qs
+
+import msgspec
+
+from notifications.delivery import codes
+from notifications.delivery.auth import Receive, Scope, Send, header, identity_of_cookie
+from notifications.delivery.codes import CommandError, Disconnect
+from notifications.delivery.identity import Identity
+from notifications.delivery.protocols.sse import SSE, StreamSession, decode_cursors, opening
+from notifications.delivery.session import Recovery
+from notifications.delivery.switchboard import current_switchboard
+from notifications.delivery.tokens import identity_of
+from notifications.delivery.transports import AsgiStreamTransport
+from notifications.events.exceptions import LogUnavailable
+
+logger = logging.getLogger(__name__)
+
+Identify = Callable[[Scope], Awaitable[Identity | None]]
+
+_STATUS = {
+    codes.UNKNOWN_TOPIC: 404,
+    codes.LIMIT_EXCEEDED: 400,
+    codes.BAD_REQUEST: 400,
+    codes.PERMISSION_DENIED: 403,
+    codes.TOKEN_EXPIRED: 401,
+    codes.UNAUTHORIZED: 401,
+}
+
+
+async def problem(send: Send, status: int, detail: str) -> None:
+    """Answer with a problem document (RFC 9457)."""
+    body = msgspec.json.encode({"title": HTTPStatus(status).phrase, "status": status, "detail": detail})
+    headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class EventStream:
+    """Streams the events of one or more topics to one client.
+
+    A client is known by a bearer token, by what `identify` finds (an API key, say), or by its Django session.
+    """
+
+    def __init__(self, identify: Identify | None = None) -> None:
+        self.identify = identify
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        topics = list(dict.fromkeys(query.get("topic", [])))
+        if scope["method"] != "GET":
+            await problem(send, 405, "ask for events with GET")
+            return
+        if not topics or not all(topics):
+            await problem(send, 400, "name at least one topic: /events?topic=…")
+            return
+        try:
+            session, recoveries = await self._open(scope, send, topics, query)
+        except CommandError as error:
+            status = _STATUS.get(error.code, 503)
+            await problem(send, status, error.detail or f"{error.code.reason} (topic: {', '.join(topics)})")
+            return
+        except Disconnect as error:
+            await problem(send, 401, error.code.reason)
+            return
+        except LogUnavailable as error:
+            await problem(send, 503, str(error))
+            return
+        await self._stream(session, recoveries, receive, send)
+
+    async def _open(
+        self, scope: Scope, send: Send, topics: list[str], query: dict[str, list[str]]
+    ) -> tuple[StreamSession, list[Recovery]]:
+        """A session that is subscribed to all the topics, its subscriptions still held."""
+        identity = await self._identity(scope)
+        switchboard = await current_switchboard()
+        if switchboard.draining:
+            raise CommandError(codes.INTERNAL, "this process is stopping; try again")
+        last = header(scope, b"last-event-id") or query.get("since", query.get("lastEventId", [""]))[0]
+        cursors = decode_cursors(last, topics)
+        transport = AsgiStreamTransport(send, lambda: None)
+        session = StreamSession(switchboard, SSE, transport, identity)
+        session.opened()
+        recoveries = []
+        try:
+            for topic in topics:
+                recovery = await session.subscribe(topic, since=cursors.get(topic))
+                recoveries.append(recovery)
+                if recovery.subscription.topic.retention.kept:
+                    # Not the position where it goes live: a stream cut during the replay resumes within it.
+                    start = cursors[topic] if recovery.recovered else recovery.position
+                    session.state.cursors[topic] = start
+        except BaseException:
+            session.closed()
+            raise
+        return session, recoveries
+
+    async def _identity(self, scope: Scope) -> Identity:
+        scheme, _, token = header(scope, b"authorization").partition(" ")
+        if self.identify is not None and (found := await self.identify(scope)) is not None:
+            return found
+        if scheme.lower() == "bearer" and token:
+            return identity_of(token.strip())
+        return await identity_of_cookie(scope)
+
+    async def _stream(
+        self, session: StreamSession, recoveries: list[Recovery], receive: Receive, send: Send
+    ) -> None:
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-store"),
+            # nginx would hold events back until its buffer is full.
+            (b"x-accel-buffering", b"no"),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        asked = [recovery.recovered for recovery in recoveries if recovery.recovered is not None]
+        session.send(opening(session.state.cursors, all(asked) if asked else None))
+        for recovery in recoveries:
+            for event in recovery.events:
+                session.send_frame(session.encoding.frame(event))
+            recovery.subscription.release()
+        try:
+            while session.closed_with is None:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    break
+        finally:
+            session.closed()
+
+

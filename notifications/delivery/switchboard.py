@@ -1,0 +1,499 @@
+"""The switchboard: the one member of the channel-layer groups in this process, for all its sessions.
+
+One channel per process, whatever the number of sessions: a message arrives once, is compared with the position
+of its topic, and is handed to the topic's subscribers. The channel layer may lose messages; the log does not, so
+a hole in the offsets, and a position that falls behind the log's, is repaired by reading the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import defaultdict, deque
+from collections.abc import Coroutine, Iterable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from notifications.delivery import codes, control, metrics, presence
+from notifications.delivery.frames import Encoding
+from notifications.delivery.registry import Node, registry
+from notifications.delivery.session import Session, Subscription
+from notifications.delivery.wheel import Wheel
+from notifications.events import bridge, conf, messenger
+from notifications.events.event import Cursor, EncodedEvent
+from notifications.events.exceptions import LogUnavailable
+from notifications.events.logs import log_for
+from notifications.events.messages import CONTROL, CONTROL_GROUP, EVENT, FORMAT, PRESENCE, event_of, group_of
+from notifications.events.retention import Kind
+from notifications.events.topics import ResolvedTopic, namespace_of
+
+logger = logging.getLogger(__name__)
+
+LINGER_SECONDS = 5.0
+REPAIR_EVENTS = 1_000
+RETRY_SECONDS = 0.5
+HOUSEKEEPING_SECONDS = 1.0
+
+
+class LiveTopic:
+    """A topic with subscribers in this process, and the position up to which they were served."""
+
+    __slots__ = ("_repairing", "group", "opened", "pending", "position", "ready", "switchboard", "topic", "waiting")
+
+    def __init__(self, switchboard: Switchboard, topic: ResolvedTopic) -> None:
+        self.switchboard = switchboard
+        self.topic = topic
+        self.group = group_of(topic.name)
+        self.ready: dict[Session, Subscription] = {}
+        # Subscriptions that are held, or were served from the log beyond this topic's position.
+        self.waiting: list[Subscription] = []
+        self.position: Cursor | None = None
+        self.pending: deque[tuple[EncodedEvent, str | None]] = deque()
+        self._repairing = False
+        self.opened: asyncio.Task[None] = switchboard.spawn(self._open())
+
+    async def _open(self) -> None:
+        await self.switchboard.join(self.group)
+        if self.topic.retention.kept:
+            positions = await log_for(self.topic.retention).aread(self.topic, since=None, limit=0)
+            self.position = positions.position
+        self._arrive_pending()
+
+    @property
+    def empty(self) -> bool:
+        return not self.ready and not self.waiting
+
+    def subscriptions(self) -> list[Subscription]:
+        """All subscriptions, held ones included."""
+        return [*self.ready.values(), *self.waiting]
+
+    def release(self, subscription: Subscription) -> None:
+        """Send what was held for a subscription, and let it take part in the fan-out."""
+        held, subscription.held = subscription.held or [], None
+        session = subscription.session
+        for event in held:
+            offset = event.offset or 0
+            if offset == 0 or offset > subscription.floor:
+                session.send_frame(session.encoding.frame(event))
+        self._promote()
+
+    def _promote(self) -> None:
+        """Move subscriptions that the position has caught up with to the plain fan-out."""
+        if not self.waiting:
+            return
+        offset = self.position.offset if self.position else 0
+        behind = []
+        for subscription in self.waiting:
+            if subscription.held is None and (subscription.floor <= offset or not self.topic.retention.kept):
+                self.ready[subscription.session] = subscription
+            else:
+                behind.append(subscription)
+        self.waiting = behind
+
+    def arrived(self, event: EncodedEvent, exclude: str | None = None) -> None:
+        """An event reached this process: hand it on if it is the next one, repair if some are missing."""
+        if not event.offset:
+            self._fan_out(event, exclude)
+            return
+        if self.position is None or self._repairing:
+            self.pending.append((event, exclude))
+        elif event.epoch != self.position.epoch or event.offset > self.position.offset + 1:
+            self.pending.append((event, exclude))
+            self.repair()
+        elif event.offset == self.position.offset + 1:
+            self._fan_out(event, exclude)
+
+    def _arrive_pending(self) -> None:
+        pending, self.pending = self.pending, deque()
+        for event, exclude in pending:
+            self.arrived(event, exclude)
+
+    def _fan_out(self, event: EncodedEvent, exclude: str | None) -> None:
+        if event.offset:
+            self.position = Cursor(event.offset, event.epoch)
+        frames: dict[Encoding, bytes] = {}
+        for session in self.ready:
+            encoding = session.encoding
+            frame = frames.get(encoding)
+            if frame is None:
+                frame = frames[encoding] = encoding.frame(event)
+            if exclude is None or session.id != exclude:
+                session.send_frame(frame)
+        metrics.delivered.labels(namespace_of(self.topic.name)).inc(len(self.ready))
+        self.switchboard.delivered += len(self.ready)
+        if self.waiting:
+            self._fan_out_waiting(event, exclude)
+
+    def _fan_out_waiting(self, event: EncodedEvent, exclude: str | None) -> None:
+        for subscription in self.waiting:
+            session = subscription.session
+            if exclude is not None and session.id == exclude:
+                continue
+            if subscription.held is not None:
+                subscription.held.append(event)
+            elif not event.offset or event.offset > subscription.floor:
+                session.send_frame(session.encoding.frame(event))
+        self._promote()
+
+    def repair(self) -> None:
+        """Read from the log what the layer did not bring."""
+        if not self._repairing and self.position is not None:
+            self._repairing = True
+            self.switchboard.spawn(self._repair())
+
+    async def _repair(self) -> None:
+        log = log_for(self.topic.retention)
+        try:
+            while self.position is not None and not self.empty:
+                try:
+                    page = await log.aread(self.topic, since=self.position, limit=REPAIR_EVENTS)
+                except LogUnavailable as error:
+                    logger.warning("%s cannot be repaired yet: %s", self.topic.name, error)
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
+                if page.position == self.position:
+                    self._keep_following()
+                    return
+                continuous = page.position.epoch == self.position.epoch and page.events
+                if not continuous or page.events[0].offset != self.position.offset + 1:
+                    self._reset(page.position)
+                    return
+                for event in page.events:
+                    self._fan_out(event, None)
+                metrics.gaps_repaired.labels(namespace_of(self.topic.name)).inc(len(page.events))
+        finally:
+            self._repairing = False
+            self._arrive_pending()
+
+    def _keep_following(self) -> None:
+        """Drop what arrived and does not follow the log's position: the log knows nothing of it."""
+        following: deque[tuple[EncodedEvent, str | None]] = deque()
+        assert self.position is not None
+        for event, exclude in self.pending:
+            if event.cursor == Cursor(self.position.offset + len(following) + 1, self.position.epoch):
+                following.append((event, exclude))
+        self.pending = following
+
+    def _reset(self, position: Cursor) -> None:
+        """The log no longer reaches back to the subscribers: tell each, so that it reads the state anew."""
+        metrics.resets.labels(namespace_of(self.topic.name)).inc()
+        logger.warning("subscribers of %s missed events that its log no longer has", self.topic.name)
+        self.position = position
+        self.pending.clear()
+        for subscription in self.subscriptions():
+            subscription.session.unsubscribe_by_server(
+                self.topic.name, codes.UNSUBSCRIBED_INSUFFICIENT_STATE
+            )
+
+
+_of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Switchboard]] = WeakKeyDictionary()
+
+
+async def current_switchboard() -> Switchboard:
+    """The switchboard of the running event loop, started at the first call.
+
+    Raises LogUnavailable when the channel layer or Redis cannot be reached; the next call tries again.
+    """
+    loop = asyncio.get_running_loop()
+    starting = _of_loop.get(loop)
+    if starting is None or (starting.done() and (starting.cancelled() or starting.exception() is not None)):
+        starting = _of_loop[loop] = loop.create_task(_started())
+    return await asyncio.shield(starting)
+
+
+async def _started() -> Switchboard:
+    switchboard = Switchboard()
+    await switchboard.start()
+    return switchboard
+
+
+async def stop_current() -> None:
+    """Stop the switchboard of the running event loop, if it was started."""
+    starting = _of_loop.pop(asyncio.get_running_loop(), None)
+    if starting is not None:
+        await (await starting).stop()
+
+
+class Switchboard:
+    """Connects the channel layer with the sessions of one event loop. Make it and call its methods on that loop."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.node = uuid.uuid4().hex
+        self.channel = ""
+        self.topics: dict[str, LiveTopic] = {}
+        self.sessions: dict[str, Session] = {}
+        self.sessions_of_user: defaultdict[str, set[Session]] = defaultdict(set)
+        self.delivered = 0
+        self.draining = False
+        self.wheel = Wheel()
+        self._dirty: list[Session] = []
+        # Joining and leaving a group take their turns, so that a quick leave and join cannot change places.
+        self._membership = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._running: list[asyncio.Task[None]] = []
+
+    # Life.
+
+    async def start(self) -> None:
+        """Join the control group and begin to receive."""
+        layer = messenger.layer()
+        self.channel = await layer.new_channel("hub.")
+        await self.join(CONTROL_GROUP)
+        self._running = [
+            self.loop.create_task(self._receive()),
+            self.loop.create_task(self._housekeep()),
+            self.loop.create_task(self._check_positions()),
+        ]
+        await self._renew_lease()
+
+    def drain(self) -> None:
+        """Take no new sessions, and close those there are with the advice to come back."""
+        self.draining = True
+        for session in list(self.sessions.values()):
+            session.disconnect(codes.SHUTDOWN)
+
+    async def stop(self) -> None:
+        """Close every session and leave the layer."""
+        self.drain()
+        running = [*self._running, *self._tasks]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        try:
+            await registry().remove(self.node)
+        except LogUnavailable:
+            logger.warning("the lease of this process could not be given back; it expires by itself")
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a coroutine as a task that is kept until it ends, and whose failure is logged."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if isinstance(error, LogUnavailable):
+                logger.warning("%s", error)
+            else:
+                logger.error("a task of the switchboard failed", exc_info=error)
+
+    # Sessions.
+
+    def add(self, session: Session) -> None:
+        """A session was opened."""
+        self.sessions[session.id] = session
+        self.wheel.add(session, conf.get("HUB_STALE_SECONDS"))
+
+    def identified(self, session: Session) -> None:
+        """A session's identity became known, or changed."""
+        self.sessions_of_user[session.identity.user].add(session)
+
+    def remove(self, session: Session) -> bool:
+        """A session was closed; False when it was removed before."""
+        if self.sessions.pop(session.id, None) is None:
+            return False
+        known = self.sessions_of_user.get(session.identity.user)
+        if known is not None:
+            known.discard(session)
+            if not known:
+                del self.sessions_of_user[session.identity.user]
+        return True
+
+    def flush_later(self, session: Session) -> None:
+        """Have the session write what it sends in this turn of the loop, once, when the turn ends."""
+        if not self._dirty:
+            self.loop.call_soon(self._flush)
+        self._dirty.append(session)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for session in dirty:
+            session.flush()
+
+    # Topics.
+
+    async def attach(self, subscription: Subscription) -> Cursor:
+        """Make a subscription a held receiver of its topic; returns the topic's position in this process.
+
+        Raises LogUnavailable when the layer or the log cannot be reached.
+        """
+        name = subscription.topic.name
+        live = self.topics.get(name)
+        if live is None:
+            live = self.topics[name] = LiveTopic(self, subscription.topic)
+        live.waiting.append(subscription)
+        subscription.live = live
+        try:
+            await asyncio.shield(live.opened)
+        except Exception as error:
+            self.topics.pop(name, None)
+            if isinstance(error, LogUnavailable):
+                raise
+            raise LogUnavailable(f"the channel layer did not take a subscription: {error!r}") from error
+        return live.position or Cursor()
+
+    def detach(self, subscription: Subscription) -> None:
+        """Take a subscription off its topic; the group is left when nobody came back for a while."""
+        live, subscription.live = subscription.live, None
+        if live is None:
+            return
+        live.ready.pop(subscription.session, None)
+        live.waiting = [waiting for waiting in live.waiting if waiting is not subscription]
+        if live.empty:
+            self.loop.call_later(LINGER_SECONDS, self._close_if_empty, live)
+
+    def _close_if_empty(self, live: LiveTopic) -> None:
+        if live.empty and self.topics.get(live.topic.name) is live:
+            del self.topics[live.topic.name]
+            self.spawn(self._leave(live))
+
+    async def join(self, group: str) -> None:
+        """Make this process a member of a group."""
+        async with self._membership:
+            await messenger.layer().group_add(group, self.channel)
+
+    async def _leave(self, live: LiveTopic) -> None:
+        async with self._membership:
+            if live.topic.name not in self.topics:
+                await messenger.layer().group_discard(live.group, self.channel)
+
+    # What arrives from the layer.
+
+    async def _receive(self) -> None:
+        layer = messenger.layer()
+        while True:
+            try:
+                message = await layer.receive(self.channel)
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                logger.exception("receiving from the channel layer failed; trying again")
+                await asyncio.sleep(RETRY_SECONDS)
+                self.spawn(self._rejoin())
+                continue
+            try:
+                self._dispatch(message)
+            except Exception:
+                logger.exception("a message of the channel layer could not be handled")
+
+    async def _rejoin(self) -> None:
+        """Join every group again: a layer that keeps memberships in Redis loses them with it."""
+        for group in [CONTROL_GROUP, *(live.group for live in self.topics.values())]:
+            await self.join(group)
+
+    def _dispatch(self, message: dict[str, Any]) -> None:
+        if message.get("v") != FORMAT:
+            return  # of another release; the log has what it announced
+        kind = message["type"]
+        if kind == EVENT:
+            live = self.topics.get(message["topic"])
+            if live is not None:
+                live.arrived(event_of(message), message.get("exclude"))
+        elif kind == PRESENCE:
+            self._tell_presence(message)
+        elif kind == CONTROL:
+            control.perform(self, message)
+
+    def _tell_presence(self, message: dict[str, Any]) -> None:
+        live = self.topics.get(message["topic"])
+        if live is None:
+            return
+        for session, subscription in live.ready.items():
+            if subscription.join_leave and session.id != message["client"]:
+                payload = session.protocol.encode_presence(message["topic"], message["action"], message["info"])
+                if payload is not None:
+                    session.send(payload)
+
+    async def send_to_group(self, group: str, message: dict[str, Any]) -> None:
+        """Send a message of the hub's own to a group of the layer."""
+        await bridge.unbridged(messenger.layer())(group, message)
+
+    # Housekeeping.
+
+    async def _housekeep(self) -> None:
+        renewed = 0.0
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            try:
+                for session in self.wheel.due():
+                    self._tick(session)
+                await self._renew_lease()
+                if self.loop.time() - renewed > conf.get("HUB_PRESENCE_TTL_SECONDS") / 3:
+                    renewed = self.loop.time()
+                    await presence.renew(self)
+            except LogUnavailable as error:
+                logger.warning("housekeeping: %s", error)
+            except Exception:
+                logger.exception("housekeeping failed")
+
+    def _tick(self, session: Session) -> None:
+        if session.closed_with is not None or session.id not in self.sessions:
+            return
+        expires_at = session.identity.expires_at
+        if not session.connected:
+            session.disconnect(codes.STALE)
+        elif session.awaiting_pong:
+            session.disconnect(codes.NO_PONG)
+        elif expires_at is not None and expires_at < time.time():
+            session.disconnect(codes.EXPIRED)
+        else:
+            self.wheel.add(session, self._ping(session))
+
+    def _ping(self, session: Session) -> float:
+        """Ping a session; returns in how many seconds it is looked at again."""
+        payload = session.protocol.encode_ping()
+        if payload is None:
+            session.transport.ping()
+            return float(conf.get("HUB_PING_SECONDS"))
+        session.send(payload)
+        if not session.protocol.answers_pings:
+            return float(conf.get("HUB_PING_SECONDS"))
+        session.awaiting_pong = True
+        return float(conf.get("HUB_PONG_SECONDS"))
+
+    def answered_ping(self, session: Session) -> None:
+        """A session answered its ping, so that the next one is due an interval later."""
+        session.awaiting_pong = False
+        self.wheel.add(session, conf.get("HUB_PING_SECONDS"))
+
+    async def _renew_lease(self) -> None:
+        await registry().renew(
+            Node(
+                id=self.node,
+                channel=self.channel,
+                sessions=len(self.sessions),
+                users=len(self.sessions_of_user),
+                subscriptions=sum(len(live.ready) for live in self.topics.values()),
+                topics={name: len(live.ready) for name, live in self.topics.items()},
+                delivered=self.delivered,
+            )
+        )
+
+    async def _check_positions(self) -> None:
+        """Compare the position of every live topic with its log's, and repair those that fell behind."""
+        while True:
+            await asyncio.sleep(conf.get("HUB_POSITION_CHECK_SECONDS"))
+            try:
+                for kind in (Kind.WINDOW, Kind.DURABLE):
+                    live = [live for live in self.topics.values() if live.topic.retention.kind is kind]
+                    await self._compare(live)
+            except LogUnavailable as error:
+                logger.warning("positions cannot be compared with the log: %s", error)
+            except Exception:
+                logger.exception("comparing positions failed")
+
+    async def _compare(self, live_topics: Iterable[LiveTopic]) -> None:
+        known = {live.topic.name: (live, live.position) for live in live_topics if live.position is not None}
+        if not known:
+            return
+        log = log_for(next(iter(known.values()))[0].topic.retention)
+        positions = await log.apositions([live.topic for live, _ in known.values()])
+        for name, (live, before) in known.items():
+            # Only what has not moved meanwhile is behind; otherwise the announcement is on its way.
+            if positions[name] != before and live.position == before:
+                live.repair()

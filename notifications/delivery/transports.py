@@ -1,0 +1,98 @@
+"""Transports for servers that offer nothing but ASGI: the connection's own coroutine sends what is written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from notifications.delivery.codes import Code
+from notifications.delivery.frames import unframed
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+_CLOSE_SECONDS = 5.0
+
+
+class AsgiTransport:
+    """Sends a session's payloads as ASGI events, one after the other, in a task that lives while there are any."""
+
+    framing = staticmethod(unframed)
+
+    def __init__(self, send: Send, on_close: Callable[[], None]) -> None:
+        self._send = send
+        self._on_close = on_close
+        self._queue: list[dict[str, Any]] = []
+        self._pending = 0
+        self._sender: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def event(self, payload: bytes) -> dict[str, Any]:
+        """The ASGI event that carries a payload."""
+        raise NotImplementedError
+
+    def close_event(self, code: Code) -> dict[str, Any]:
+        """The ASGI event that ends the connection."""
+        raise NotImplementedError
+
+    def write(self, frames: list[bytes]) -> None:
+        if self._closing:
+            return
+        self._queue += [self.event(frame) for frame in frames]
+        self._pending += sum(map(len, frames))
+        self._start()
+
+    def pending(self) -> int:
+        return self._pending
+
+    def ping(self) -> None:
+        """ASGI has no event for it; the server pings by itself."""
+
+    def close(self, code: Code) -> None:
+        self._closing = True
+        self._queue.append(self.close_event(code))
+        self._start()
+        asyncio.get_running_loop().call_later(_CLOSE_SECONDS, self._give_up)
+
+    def _start(self) -> None:
+        if self._sender is None:
+            self._sender = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        try:
+            while self._queue:
+                events, self._queue = self._queue, []
+                for event in events:
+                    await self._send(event)
+                self._pending = 0
+        except Exception:  # noqa: BLE001 - every server has its own error for a peer that is gone
+            self._closing = True
+            self._queue.clear()
+        finally:
+            self._sender = None
+            if self._closing:
+                self._on_close()
+
+    def _give_up(self) -> None:
+        if self._sender is not None:
+            self._sender.cancel()
+
+
+class AsgiWebSocketTransport(AsgiTransport):
+    """A WebSocket of any ASGI server."""
+
+    def event(self, payload: bytes) -> dict[str, Any]:
+        return {"type": "websocket.send", "text": payload.decode()}
+
+    def close_event(self, code: Code) -> dict[str, Any]:
+        return {"type": "websocket.close", "code": code.code, "reason": code.reason}
+
+
+class AsgiStreamTransport(AsgiTransport):
+    """The body of an HTTP response that does not end by itself."""
+
+    def event(self, payload: bytes) -> dict[str, Any]:
+        return {"type": "http.response.body", "body": payload, "more_body": True}
+
+    def close_event(self, code: Code) -> dict[str, Any]:
+        return {"type": "http.response.body", "body": b"", "more_body": False}

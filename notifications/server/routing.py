@@ -1,0 +1,66 @@
+"""Puts the parts of a server process together as one ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.urls import path
+
+from notifications.delivery.auth import Application, IdentityMiddleware, Receive, Scope, Send, refuse
+from notifications.delivery.consumers import CentrifugeConsumer
+from notifications.server.lifespan import Around, Lifespan
+
+
+class PathRouter:
+    """Sends requests whose path begins as given to applications beside Django, past the middleware of its pages."""
+
+    def __init__(self, applications: Mapping[str, Application], django: Application) -> None:
+        self.applications = dict(applications)
+        self.django = django
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        for prefix, application in self.applications.items():
+            if path == prefix or path.startswith(prefix.rstrip("/") + "/"):
+                await application(scope, receive, send)
+                return
+        await self.django(scope, receive, send)
+
+
+def hub_application(
+    *,
+    django: Application,
+    http: Mapping[str, Application] | None = None,
+    websockets: Sequence[Any] = (),
+    around: Around | None = None,
+) -> Application:
+    """The ASGI application of a server process.
+
+    `django` serves everything that `http` (by path prefix) does not; `websockets` are URL patterns beside
+    `/connection/websocket`; `around` runs as long as the process serves.
+    """
+    routes = [path("connection/websocket", CentrifugeConsumer.as_asgi()), *websockets]
+    application: Application = ProtocolTypeRouter(
+        {
+            "http": PathRouter(http or {}, django),
+            "websocket": IdentityMiddleware(_NotFound(URLRouter(routes))),
+            "lifespan": Lifespan(around),
+        }
+    )
+    return application
+
+
+class _NotFound:
+    """Answers a WebSocket on a path that nothing serves with a 404, where URLRouter would raise."""
+
+    def __init__(self, router: Any) -> None:
+        self.router = router
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].removeprefix(scope.get("root_path", "")).lstrip("/")
+        if any(route.pattern.match(path) for route in self.router.routes):
+            await self.router(scope, receive, send)
+        else:
+            await refuse(scope, send, 404, f"no WebSocket is served on {scope['path']}")
