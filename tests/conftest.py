@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from channels.layers import channel_layers
 
 from notifications.delivery import presence, registry
 from notifications.events import logs, threads
@@ -19,12 +20,9 @@ def _fresh_memory() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _own_layers() -> Iterator[None]:
+def _own_layers() -> None:
     """A channel layer of its own for each test."""
-    from channels.layers import channel_layers
-
     channel_layers.backends.clear()
-    yield
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ class CommandError(Exception):
         self.detail = detail
 
 
-class Disconnect(Exception):  # noqa: N818 - the protocol's own word
+class Disconnect(Exception):
     """A message after which the session is closed with a code."""
 
     def __init__(self, code: Code) -> None:

@@ -71,9 +71,7 @@ def _chosen(switchboard: Switchboard, message: dict[str, Any]) -> list[Session]:
         sessions = [] if session is None else [session]
     elif "user" in message:
         sessions = switchboard.sessions_of_user.get(message["user"], ())
-    return [
-        session for session in sessions if "login" not in message or session.identity.login == message["login"]
-    ]
+    return [session for session in sessions if "login" not in message or session.identity.login == message["login"]]
 
 
 def _disconnect(switchboard: Switchboard, message: dict[str, Any]) -> None:

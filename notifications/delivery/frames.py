@@ -37,7 +37,7 @@ class Encoding:
 
     __slots__ = ("framing", "protocol")
 
-    _known: dict[tuple[str, Framing], Encoding] = {}  # noqa: RUF012 - shared on purpose
+    _known: dict[tuple[str, Framing], Encoding] = {}
 
     def __init__(self, protocol: WireProtocol, framing: Framing) -> None:
         self.protocol = protocol

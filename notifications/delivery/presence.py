@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -73,15 +73,14 @@ class RedisPresence:
             for topic, client, info in entries:
                 leases, infos = _keys(topic)
                 pipeline.zadd(leases, {client: expires})
-                pipeline.hset(infos, client, msgspec.json.encode(info))  # type: ignore[arg-type]
+                pipeline.hset(infos, client, msgspec.json.encode(info))
                 pipeline.expire(leases, 2 * ttl)
                 pipeline.expire(infos, 2 * ttl)
             await pipeline.execute()
 
     async def remove(self, topic: str, client: str) -> None:
-        leases, infos = _keys(topic)
         with translated_errors():
-            await async_client().pipeline().zrem(leases, client).hdel(infos, client).execute()
+            await _forget(topic, [client])
 
     async def members(self, topic: str) -> dict[str, Info]:
         leases, infos = _keys(topic)
@@ -89,9 +88,21 @@ class RedisPresence:
             client = async_client()
             expired = await client.zrangebyscore(leases, "-inf", time.time())
             if expired:
-                await client.pipeline().zrem(leases, *expired).hdel(infos, *expired).execute()
-            stored = await client.hgetall(infos)  # type: ignore[misc]
-        return {name.decode(): msgspec.json.decode(info) for name, info in stored.items()}
+                await _forget(topic, expired)
+            stored = await client.hgetall(infos)
+        return {_text(name): msgspec.json.decode(info) for name, info in stored.items()}
+
+
+async def _forget(topic: str, clients: Sequence[bytes | str]) -> None:
+    leases, infos = _keys(topic)
+    pipeline = async_client().pipeline()
+    pipeline.zrem(leases, *clients)
+    pipeline.hdel(infos, *clients)
+    await pipeline.execute()
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _keys(topic: str) -> tuple[str, str]:

@@ -77,28 +77,28 @@ class RedisRegistry:
         lease = msgspec.json.encode(msgspec.structs.replace(node, renewed_at=time.time()))
         with translated_errors():
             client = async_client()
-            await client.hset(_KEY, node.id, lease)  # type: ignore[misc]
+            await client.hset(_KEY, node.id, lease)
             dead = [known.id for known in await self._all() if known.renewed_at < time.time() - 10 * LEASE_SECONDS]
             if dead:
-                await client.hdel(_KEY, *dead)  # type: ignore[misc]
+                await client.hdel(_KEY, *dead)
 
     async def remove(self, node: str) -> None:
         with translated_errors():
-            await async_client().hdel(_KEY, node)  # type: ignore[misc]
+            await async_client().hdel(_KEY, node)
 
     def nodes(self) -> list[Node]:
         with translated_errors():
-            return _fresh(_decoded(sync_client().hvals(_KEY)))  # type: ignore[arg-type]
+            return _fresh(_decoded(sync_client().hvals(_KEY)))
 
     async def anodes(self) -> list[Node]:
         with translated_errors():
             return _fresh(await self._all())
 
     async def _all(self) -> list[Node]:
-        return _decoded(await async_client().hvals(_KEY))  # type: ignore[misc]
+        return _decoded(await async_client().hvals(_KEY))
 
 
-def _decoded(leases: Iterable[bytes]) -> list[Node]:
+def _decoded(leases: Iterable[bytes | str]) -> list[Node]:
     return [msgspec.json.decode(lease, type=Node) for lease in leases]
 
 

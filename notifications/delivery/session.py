@@ -30,7 +30,10 @@ logger = logging.getLogger(__name__)
 class Transport(Protocol):
     """What carries a session's bytes: a WebSocket of the hub's server class, or any ASGI connection."""
 
-    framing: Framing
+    @property
+    def framing(self) -> Framing:
+        """What makes a frame of a payload."""
+        ...
 
     def write(self, frames: list[bytes]) -> None:
         """Send frames in order, without waiting."""
@@ -175,17 +178,18 @@ class Session:
             self.switchboard.flush_later(self)
         self.outgoing.append(frame)
 
-    def flush(self) -> None:
-        """Write what was sent in this turn; disconnect a client that does not take what it is sent."""
+    def flush(self) -> bool:
+        """Write what was sent in this turn; False when the client is too slow for it, and was disconnected."""
         frames, self.outgoing = self.outgoing, []
         if not frames or self.closed_with is not None:
-            return
+            return True
         size = sum(map(len, frames))
         if self.transport.pending() + size > conf.get("HUB_MAX_OUTGOING_BYTES"):
             self.disconnect(codes.SLOW)
-            return
+            return False
         metrics.sent_bytes.inc(size)
         self.transport.write(frames)
+        return True
 
     def disconnect(self, code: Code) -> None:
         """Close the session with a code of the protocol."""
@@ -195,8 +199,7 @@ class Session:
         if code is not codes.SLOW:
             if (payload := self.protocol.closing(self, code)) is not None:
                 self.outgoing.append(self.encoding.framing(payload))
-            self.flush()
-            if self.closed_with is not None:  # it was too slow for what was left to write
+            if not self.flush():
                 return
         self.closed_with = code
         self.transport.close(code)

@@ -109,9 +109,7 @@ class EventStream:
             return identity_of(token.strip())
         return await identity_of_cookie(scope)
 
-    async def _stream(
-        self, session: StreamSession, recoveries: list[Recovery], receive: Receive, send: Send
-    ) -> None:
+    async def _stream(self, session: StreamSession, recoveries: list[Recovery], receive: Receive, send: Send) -> None:
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-store"),
@@ -132,5 +130,3 @@ class EventStream:
                     break
         finally:
             session.closed()
-
-

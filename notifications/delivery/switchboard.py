@@ -40,7 +40,17 @@ HOUSEKEEPING_SECONDS = 1.0
 class LiveTopic:
     """A topic with subscribers in this process, and the position up to which they were served."""
 
-    __slots__ = ("_repairing", "group", "opened", "pending", "position", "ready", "switchboard", "topic", "waiting")
+    __slots__ = (
+        "_repairing",
+        "group",
+        "opened",
+        "pending",
+        "position",
+        "ready",
+        "switchboard",
+        "topic",
+        "waiting",
+    )
 
     def __init__(self, switchboard: Switchboard, topic: ResolvedTopic) -> None:
         self.switchboard = switchboard
@@ -183,9 +193,7 @@ class LiveTopic:
         self.position = position
         self.pending.clear()
         for subscription in self.subscriptions():
-            subscription.session.unsubscribe_by_server(
-                self.topic.name, codes.UNSUBSCRIBED_INSUFFICIENT_STATE
-            )
+            subscription.session.unsubscribe_by_server(self.topic.name, codes.UNSUBSCRIBED_INSUFFICIENT_STATE)
 
 
 _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Switchboard]] = WeakKeyDictionary()

@@ -36,9 +36,7 @@ def identity_of(token: str) -> Identity:
     if not secret:
         raise Disconnect(INVALID_TOKEN)
     try:
-        claims = jwt.decode(
-            token, secret, algorithms=ALGORITHMS, options={"verify_aud": False, "verify_iat": False}
-        )
+        claims = jwt.decode(token, secret, algorithms=ALGORITHMS, options={"verify_aud": False, "verify_iat": False})
     except jwt.ExpiredSignatureError as error:
         raise CommandError(TOKEN_EXPIRED) from error
     except jwt.InvalidTokenError as error:

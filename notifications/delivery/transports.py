@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from notifications.delivery.codes import Code
-from notifications.delivery.frames import unframed
+from notifications.delivery.frames import Framing, unframed
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -17,7 +17,7 @@ _CLOSE_SECONDS = 5.0
 class AsgiTransport:
     """Sends a session's payloads as ASGI events, one after the other, in a task that lives while there are any."""
 
-    framing = staticmethod(unframed)
+    framing: Framing = staticmethod(unframed)
 
     def __init__(self, send: Send, on_close: Callable[[], None]) -> None:
         self._send = send

@@ -27,9 +27,21 @@ class Binding(NamedTuple):
     fields: tuple[str, ...]
     type: str
 
+    @property
+    def identifier(self) -> str:
+        """What makes the binding one: declared again, it still publishes once."""
+        return f"hub:{self.model._meta.label}:{self.topic}:{self.type}"
+
+    def unbind(self) -> None:
+        """Publish no more; a test's counterpart of `publishes()`."""
+        post_save.disconnect(sender=self.model, dispatch_uid=self.identifier)
+        post_delete.disconnect(sender=self.model, dispatch_uid=self.identifier)
+
     def fired(self, instance: models.Model, action: str) -> None:
         """Publish what happened to `instance`; a hub that cannot be reached never breaks the save."""
-        from notifications.events.services import publish  # services import Django models, bindings may be first
+        from notifications.events.services import (
+            publish,
+        )  # services import Django models, bindings may be first
 
         try:
             # Made now and not at the commit: a deleted row has lost its key by then.
@@ -63,9 +75,7 @@ def publishes(
         if not hasattr(model, field):
             raise ValueError(f"publishes({model.__name__}, fields=…): the model has no {field!r}")
 
-    def saved(
-        instance: models.Model, created: bool, raw: bool, update_fields: frozenset[str] | None, **_: Any
-    ) -> None:
+    def saved(instance: models.Model, created: bool, raw: bool, update_fields: frozenset[str] | None, **_: Any) -> None:
         if raw:  # a fixture is being loaded, rows it refers to may be missing
             return
         action = CREATED if created else UPDATED
@@ -76,11 +86,10 @@ def publishes(
     def deleted(instance: models.Model, **_: Any) -> None:
         binding.fired(instance, DELETED)
 
-    identifier = f"hub:{model._meta.label}:{topic}:{binding.type}"
     if binding.on & {CREATED, UPDATED}:
-        post_save.connect(saved, sender=model, weak=False, dispatch_uid=identifier)
+        post_save.connect(saved, sender=model, weak=False, dispatch_uid=binding.identifier)
     if DELETED in binding.on:
-        post_delete.connect(deleted, sender=model, weak=False, dispatch_uid=identifier)
+        post_delete.connect(deleted, sender=model, weak=False, dispatch_uid=binding.identifier)
     return binding
 
 

@@ -20,7 +20,13 @@ def check_topics(**_: Any) -> list[CheckMessage]:
     """`HUB_TOPICS` must be an object of namespaces with known options."""
     configured = conf.get("HUB_TOPICS")
     if not isinstance(configured, Mapping):
-        return [Error("HUB_TOPICS must be an object of namespaces.", hint='Such as {"news": {"history_size": 10, "history_ttl": "60s"}}.', id="hub.E001")]
+        return [
+            Error(
+                "HUB_TOPICS must be an object of namespaces.",
+                hint='Such as {"news": {"history_size": 10, "history_ttl": "60s"}}.',
+                id="hub.E001",
+            )
+        ]
     messages: list[CheckMessage] = []
     for namespace, options in configured.items():
         try:

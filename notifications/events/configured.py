@@ -101,9 +101,7 @@ def declaration_of(namespace: str, options: Mapping[str, Any]) -> type[Topic]:
             "presence": options.get("presence", False),
             "join_leave": options.get("join_leave", False),
             "subscribers_may": frozenset(
-                action
-                for action in ("publish", "history", "presence")
-                if options.get(f"allow_{action}_for_subscriber")
+                action for action in ("publish", "history", "presence") if options.get(f"allow_{action}_for_subscriber")
             ),
         },
     )

@@ -55,7 +55,12 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, eq=False, kw_only=T
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Event):
             return NotImplemented
-        return (self.topic, self.type, self.data, self.key) == (other.topic, other.type, other.data, other.key)
+        return (self.topic, self.type, self.data, self.key) == (
+            other.topic,
+            other.type,
+            other.data,
+            other.key,
+        )
 
     __hash__ = None  # type: ignore[assignment]  # data is any JSON, so events cannot be hashed
 

@@ -54,7 +54,7 @@ class InProcessChannelLayer(BaseChannelLayer):  # type: ignore[misc]
     memory log: what they send arrives there, and channels that they make receive from there.
     """
 
-    extensions = ["groups", "flush"]  # noqa: RUF012 - the attribute that the channel layer specification names
+    extensions = ["groups", "flush"]
 
     def __init__(self, capacity: int = 10_000, **options: Any) -> None:
         super().__init__(capacity=capacity, **options)
@@ -161,9 +161,7 @@ class _RemoteMailbox:
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._streams is None:
-            self._streams = await asyncio.open_unix_connection(
-                conf.get("HUB_SOCKET"), limit=local.MAX_LINE_BYTES
-            )
+            self._streams = await asyncio.open_unix_connection(conf.get("HUB_SOCKET"), limit=local.MAX_LINE_BYTES)
         return self._streams
 
     async def _tell(self, operation: str, group: str) -> None:

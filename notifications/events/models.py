@@ -44,9 +44,7 @@ class StoredEvent(models.Model):
     class Meta:
         constraints = (models.UniqueConstraint(fields=["topic", "offset"], name="hub_events_topic_offset"),)
         indexes = (
-            models.Index(
-                fields=["topic", "id"], condition=models.Q(offset__isnull=True), name="hub_events_pending"
-            ),
+            models.Index(fields=["topic", "id"], condition=models.Q(offset__isnull=True), name="hub_events_pending"),
         )
 
     def __str__(self) -> str:

@@ -10,9 +10,9 @@ from weakref import WeakKeyDictionary
 
 import redis
 import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from redis.asyncio.retry import Retry as AsyncRetry
 
 from notifications.events import conf
 from notifications.events.exceptions import LogUnavailable

@@ -157,4 +157,3 @@ def _refuse_on_event_loop() -> None:
     except RuntimeError:
         return
     raise InEventLoop("publish() would stop this thread's event loop: use `await apublish(...)` here")
-

@@ -84,9 +84,15 @@ class Topic:
                 words[action] = "as subscribe" if action == "read_history" else "nobody"
             else:
                 words[action] = (method.__doc__ or "as the code decides").strip().splitlines()[0]
-        for action, name in (("publish", "publish"), ("history", "read_history"), ("presence", "see_presence")):
+        for action, name in (
+            ("publish", "publish"),
+            ("history", "read_history"),
+            ("presence", "see_presence"),
+        ):
             if action in cls.subscribers_may:
-                words[name] = "subscribers" if words[name] in ("nobody", "as subscribe") else f"{words[name]}, subscribers"
+                words[name] = (
+                    "subscribers" if words[name] in ("nobody", "as subscribe") else f"{words[name]}, subscribers"
+                )
         return words
 
 
@@ -191,7 +197,7 @@ class TopicRegistry:
 
     def mirrored_by(self, group: str, type: str) -> ResolvedTopic | None:
         """The topic that is mirrored by a plain Channels group for messages of `type`, or None."""
-        for declaration, _, converters in self._declared:
+        for declaration, _, _ in self._declared:
             if declaration.channels_group is None or declaration.channels_type != type:
                 continue
             expression, _ = compile_pattern(re.sub(r"{(\w+)}", r"<path:\1>", declaration.channels_group))

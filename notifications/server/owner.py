@@ -58,9 +58,7 @@ class OwnerServer:
         self.path.unlink(missing_ok=True)
         before = os.umask(0o177)
         try:
-            self._server = await asyncio.start_unix_server(
-                self._serve, path=str(self.path), limit=local.MAX_LINE_BYTES
-            )
+            self._server = await asyncio.start_unix_server(self._serve, path=str(self.path), limit=local.MAX_LINE_BYTES)
         finally:
             os.umask(before)
         local.become_owner()

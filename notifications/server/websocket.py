@@ -15,7 +15,7 @@ from websockets.server import ServerProtocol
 
 from notifications.delivery import codes
 from notifications.delivery.codes import Code
-from notifications.delivery.frames import websocket_text
+from notifications.delivery.frames import Framing, websocket_text
 from notifications.delivery.session import Session
 from notifications.events import conf
 
@@ -34,7 +34,7 @@ class HubWebSocketProtocol(WebSocketsSansIOProtocol):
     on messages are fed to the session directly, and the application may return.
     """
 
-    framing = staticmethod(websocket_text)
+    framing: Framing = staticmethod(websocket_text)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -62,9 +62,10 @@ class HubWebSocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_connect(self, event: Request) -> None:
         # Older clients send the header empty, which the handshake takes for an error.
-        if "Sec-WebSocket-Protocol" in event.headers and not "".join(
-            event.headers.get_all("Sec-WebSocket-Protocol")
-        ).strip():
+        if (
+            "Sec-WebSocket-Protocol" in event.headers
+            and not "".join(event.headers.get_all("Sec-WebSocket-Protocol")).strip()
+        ):
             del event.headers["Sec-WebSocket-Protocol"]
         super().handle_connect(event)
         if hasattr(self, "scope"):

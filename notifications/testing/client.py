@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from notifications.delivery.codes import Code
-from notifications.delivery.frames import unframed
+from notifications.delivery.frames import Framing, unframed
 from notifications.delivery.identity import ANONYMOUS, Identity
 from notifications.delivery.protocols.centrifuge import CENTRIFUGE
 from notifications.delivery.session import Session
@@ -20,7 +20,7 @@ from notifications.events.topics import sender_of
 TIMEOUT_SECONDS = 5.0
 
 
-class ErrorReply(Exception):  # noqa: N818 - the protocol's word
+class ErrorReply(Exception):
     """The hub answered a command with an error."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -31,11 +31,11 @@ class ErrorReply(Exception):  # noqa: N818 - the protocol's word
 class MemoryTransport:
     """Keeps what a session writes, for the test to read."""
 
-    framing = staticmethod(unframed)
+    framing: Framing = staticmethod(unframed)
 
     def __init__(self) -> None:
         self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.closed_with: Code | None = None
+        self.closed: asyncio.Future[Code] = asyncio.get_running_loop().create_future()
 
     def write(self, frames: list[bytes]) -> None:
         for frame in frames:
@@ -48,7 +48,7 @@ class MemoryTransport:
         """Nobody listens."""
 
     def close(self, code: Code) -> None:
-        self.closed_with = code
+        self.closed.set_result(code)
 
 
 class HubClient:
@@ -118,6 +118,15 @@ class HubClient:
         while (message := await asyncio.wait_for(self.transport.messages.get(), TIMEOUT_SECONDS)) == {}:
             self.session.feed("{}")  # the answer to a ping
         return message
+
+    async def closed_by_hub(self) -> Code:
+        """The code with which the hub closes this client. Raises TimeoutError when it does not."""
+        return await asyncio.wait_for(asyncio.shield(self.transport.closed), TIMEOUT_SECONDS)
+
+    @property
+    def open(self) -> bool:
+        """Whether the hub has not closed this client."""
+        return not self.transport.closed.done()
 
     def close(self) -> None:
         """Go away, as a closed socket does."""

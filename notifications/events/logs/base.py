@@ -66,9 +66,7 @@ class Log(Protocol):
 
     async def aappend(self, drafts: Sequence[Draft]) -> list[Appended]: ...
 
-    def read(
-        self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False
-    ) -> Page:
+    def read(self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False) -> Page:
         """Kept events in order of their offsets: those after `since`, or from the oldest.
 
         With `reverse` the newest first, those before `since` if it is given. `limit` bounds their number; None

@@ -116,9 +116,7 @@ class DatabaseLog:
             return Staged(known.event, repeated=True)
         return Staged(row, repeated=False)
 
-    def read(
-        self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False
-    ) -> Page:
+    def read(self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False) -> Page:
         # The position first: whatever is numbered after it is left out, and announced by its publisher.
         head = TopicHead.objects.filter(pk=topic.name).first()
         position = Cursor(head.offset if head else 0, current_epoch())
@@ -130,7 +128,8 @@ class DatabaseLog:
         rows = rows.order_by("-offset" if reverse else "offset")
         fields = rows.values_list("offset", "encoded")[slice(limit)]
         return Page(
-            [decode(encoded, offset=offset or 0, epoch=position.epoch) for offset, encoded in fields], position
+            [decode(encoded, offset=offset or 0, epoch=position.epoch) for offset, encoded in fields],
+            position,
         )
 
     async def aread(

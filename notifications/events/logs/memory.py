@@ -96,9 +96,7 @@ class MemoryLog:
         unused = now - conf.get("HUB_POSITION_TTL_SECONDS")
         self._streams = {name: stream for name, stream in self._streams.items() if stream.touched > unused}
 
-    def read(
-        self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False
-    ) -> Page:
+    def read(self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False) -> Page:
         with self._lock:
             stream = self._stream(topic.name)
             self._trim(stream, topic)

@@ -33,9 +33,7 @@ class OwnerLog:
     async def aappend(self, drafts: Sequence[Draft]) -> list[Appended]:
         return await asyncio.to_thread(self.append, drafts)
 
-    def read(
-        self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False
-    ) -> Page:
+    def read(self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False) -> Page:
         answer = local.owner.call(
             "read",
             topic=topic.name,

@@ -141,9 +141,7 @@ class RedisLog:
             events = [event for event in events if event.time is None or event.time.timestamp() >= oldest]
         return Page(events, position)
 
-    def read(
-        self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False
-    ) -> Page:
+    def read(self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False) -> Page:
         call = self._read_call(topic, since, limit, reverse)
         with translated_errors():
             return self._page(topic, self._read_script(*call, client=sync_client()))
