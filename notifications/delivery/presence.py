@@ -126,6 +126,8 @@ async def members(topic: str) -> dict[str, Info]:
 
 async def join(session: Session, topic: ResolvedTopic) -> None:
     """Begin a session's lease on a topic, and tell the others where the topic says so."""
+    if not session.switchboard.serving:
+        return
     await store().put([(topic.name, session.id, session.client_info)])
     if topic.name not in session.subscriptions:
         await store().remove(topic.name, session.id)  # it left while the lease was being written
@@ -135,6 +137,8 @@ async def join(session: Session, topic: ResolvedTopic) -> None:
 
 async def leave(session: Session, topic: ResolvedTopic) -> None:
     """End a session's lease on a topic, and tell the others where the topic says so."""
+    if not session.switchboard.serving:
+        return
     await store().remove(topic.name, session.id)
     if topic.declaration.join_leave:
         await _announce(session, topic, "leave")
@@ -147,6 +151,8 @@ async def _announce(session: Session, topic: ResolvedTopic, action: str) -> None
 
 async def renew(switchboard: Switchboard) -> None:
     """Renew the leases of every session of a process."""
+    if not switchboard.serving:
+        return
     entries = [
         (name, session.id, session.client_info)
         for session in switchboard.sessions.values()

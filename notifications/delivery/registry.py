@@ -20,12 +20,15 @@ _KEY = "hub:nodes"
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """A server process: where the control plane reaches it, and what it serves.
 
-    `topics` holds the number of subscriptions of its live topics, `delivered` the events handed to sessions since
-    its start.
+    `name` is its host and process id, `started_at` a Unix time. `topics` holds the number of subscriptions of its
+    live topics, `delivered` the events handed to sessions since its start.
     """
 
     id: str
     channel: str
+    name: str = ""
+    version: str = ""
+    started_at: float = 0.0
     sessions: int = 0
     users: int = 0
     subscriptions: int = 0

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import time
 import uuid
 from collections import defaultdict, deque
@@ -16,6 +18,7 @@ from collections.abc import Coroutine, Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import notifications
 from notifications.delivery import codes, control, metrics, presence
 from notifications.delivery.frames import Encoding
 from notifications.delivery.registry import Node, registry
@@ -225,11 +228,17 @@ async def stop_current() -> None:
 
 
 class Switchboard:
-    """Connects the channel layer with the sessions of one event loop. Make it and call its methods on that loop."""
+    """Connects the channel layer with the sessions of one event loop. Make it and call its methods on that loop.
 
-    def __init__(self) -> None:
+    `serving` is False in a process that only listens, such as a command: it has no lease in the registry, and its
+    sessions are not listed as present.
+    """
+
+    def __init__(self, *, serving: bool = True) -> None:
+        self.serving = serving
         self.loop = asyncio.get_running_loop()
         self.node = uuid.uuid4().hex
+        self.started_at = time.time()
         self.channel = ""
         self.topics: dict[str, LiveTopic] = {}
         self.sessions: dict[str, Session] = {}
@@ -247,8 +256,8 @@ class Switchboard:
 
     async def start(self) -> None:
         """Join the control group and begin to receive."""
-        layer = messenger.layer()
-        self.channel = await layer.new_channel("hub.")
+        messenger.serve_from(self.loop)
+        self.channel = await messenger.layer().new_channel("hub.")
         await self.join(CONTROL_GROUP)
         self._running = [
             self.loop.create_task(self._receive()),
@@ -266,10 +275,13 @@ class Switchboard:
     async def stop(self) -> None:
         """Close every session and leave the layer."""
         self.drain()
+        messenger.serve_from(None)
         running = [*self._running, *self._tasks]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        if not self.serving:
+            return
         try:
             await registry().remove(self.node)
         except LogUnavailable:
@@ -379,8 +391,11 @@ class Switchboard:
                 message = await layer.receive(self.channel)
             except asyncio.CancelledError:
                 raise
-            except Exception:
-                logger.exception("receiving from the channel layer failed; trying again")
+            except Exception as error:
+                if isinstance(error, LogUnavailable):
+                    logger.warning("receiving from the channel layer failed: %s; trying again", error)
+                else:
+                    logger.exception("receiving from the channel layer failed; trying again")
                 await asyncio.sleep(RETRY_SECONDS)
                 self.spawn(self._rejoin())
                 continue
@@ -470,10 +485,15 @@ class Switchboard:
         self.wheel.add(session, conf.get("HUB_PING_SECONDS"))
 
     async def _renew_lease(self) -> None:
+        if not self.serving:
+            return
         await registry().renew(
             Node(
                 id=self.node,
                 channel=self.channel,
+                name=f"{socket.gethostname()}:{os.getpid()}",
+                version=notifications.__version__,
+                started_at=self.started_at,
                 sessions=len(self.sessions),
                 users=len(self.sessions_of_user),
                 subscriptions=sum(len(live.ready) for live in self.topics.values()),

@@ -39,6 +39,7 @@ SETTINGS: dict[str, Setting] = {
     "HUB_ALLOW_ANONYMOUS": Setting(True, "Whether clients without credentials may connect at all."),
     "HUB_PUBLIC_CHAT_ROOMS": Setting([], "Chat rooms that are open to visitors who are not signed in."),
     "HUB_API_KEYS": Setting([], "Keys of the HTTP API given by the environment, with every right."),
+    "HUB_TASK_LOST_SECONDS": Setting(600, "Silence after which a running task's worker is taken for dead."),
     "HUB_METRICS_TOKEN": Setting("", "Bearer token that /metrics asks for; empty: open."),
 }
 

@@ -20,6 +20,7 @@ from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
 from notifications.events import conf, local
+from notifications.events.exceptions import LogUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -158,11 +159,18 @@ class _RemoteMailbox:
 
     def __init__(self) -> None:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        # Who joins and who receives may both find that there is no connection, and must not make two.
+        self._connecting = asyncio.Lock()
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._streams is None:
-            self._streams = await asyncio.open_unix_connection(conf.get("HUB_SOCKET"), limit=local.MAX_LINE_BYTES)
-        return self._streams
+        async with self._connecting:
+            if self._streams is None:
+                path = conf.get("HUB_SOCKET")
+                try:
+                    self._streams = await asyncio.open_unix_connection(path, limit=local.MAX_LINE_BYTES)
+                except OSError as error:
+                    raise LogUnavailable(local.NOBODY_ANSWERS.format(path)) from error
+            return self._streams
 
     async def _tell(self, operation: str, group: str) -> None:
         _, writer = await self._connected()
@@ -179,13 +187,15 @@ class _RemoteMailbox:
         reader, _ = await self._connected()
         line = await reader.readline()
         if not line:
-            raise ConnectionResetError("the hub process closed the connection")
+            self.close()
+            raise LogUnavailable("the hub process closed the connection")
         message: Message = msgspec.json.decode(line)
         return message
 
     def close(self) -> None:
         if self._streams is not None:
             self._streams[1].close()
+            self._streams = None
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

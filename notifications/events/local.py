@@ -18,6 +18,7 @@ from notifications.events.exceptions import LogUnavailable
 
 _owner_pid: int | None = None
 MAX_LINE_BYTES = 64 * 1024 * 1024
+NOBODY_ANSWERS = "no hub process answers on {}: start it with `manage.py runhub`"
 
 
 def become_owner() -> None:
@@ -54,9 +55,7 @@ class OwnerClient:
                 answer = self._exchange(request)
             except OSError as error:
                 self._close()
-                raise LogUnavailable(
-                    f"no hub process answers on {conf.get('HUB_SOCKET')}: start it with `manage.py runhub`"
-                ) from error
+                raise LogUnavailable(NOBODY_ANSWERS.format(conf.get("HUB_SOCKET"))) from error
         if "error" in answer:
             raise LogUnavailable(f"the hub process refused: {answer['error']}")
         return answer.get("result")

@@ -1,4 +1,4 @@
-"""Rows of the durable log. They are written by `notifications.events.logs.database` alone."""
+"""Rows of the durable log, written by `notifications.events.logs.database` alone, and leases."""
 
 from __future__ import annotations
 
@@ -64,3 +64,14 @@ class IdempotencyKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.topic}: {self.key}"
+
+
+class Lease(models.Model):
+    """Which of several processes does something, until when; written by `notifications.events.leases`."""
+
+    name = models.CharField(max_length=64, primary_key=True)
+    holder = models.CharField(max_length=255)
+    expires_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.holder}"

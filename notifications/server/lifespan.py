@@ -18,7 +18,7 @@ from django.db import DatabaseError
 
 from notifications.delivery.auth import Receive, Scope, Send
 from notifications.delivery.switchboard import Switchboard, current_switchboard, stop_current
-from notifications.events import conf, messenger
+from notifications.events import conf
 from notifications.events.logs.database import relay
 from notifications.events.threads import close_all, in_database_thread
 from notifications.server.owner import OwnerServer
@@ -61,8 +61,6 @@ class Lifespan:
             if owner is not None:
                 await owner.start()
                 stack.push_async_callback(owner.stop)
-            messenger.serve_from(loop)
-            stack.callback(messenger.serve_from, None)
             stack.callback(close_all)
             switchboard = await current_switchboard()
             stack.push_async_callback(stop_current)

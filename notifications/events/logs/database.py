@@ -259,8 +259,13 @@ def prune() -> int:
 
     Returns the number of deleted events.
     """
-    IdempotencyKey.objects.filter(expires_at__lt=timezone.now()).delete()
+    forget_idempotency_keys()
     return sum(prune_topic(head) for head in TopicHead.objects.all())
+
+
+def forget_idempotency_keys() -> None:
+    """Delete idempotency keys that are past their time."""
+    IdempotencyKey.objects.filter(expires_at__lt=timezone.now()).delete()
 
 
 def prune_topic(head: TopicHead) -> int:

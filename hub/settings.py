@@ -1,0 +1,208 @@
+"""Settings of the hub as a service of its own, all from the environment; README.md has the table."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+from notifications.events import conf
+
+env = environ.Env()
+
+
+def _secret_key(path: Path) -> str:
+    """The secret of the embedded mode, made at the first start and readable by its user alone."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(50))
+        return path.read_text()
+
+
+# Where it runs: embedded (one process, files in HUB_DATA) unless a Redis or a database server is named.
+HUB_DATA = Path(env.str("HUB_DATA", default="var")).absolute()
+REDIS_URL = env.str("REDIS_URL", default="")
+EMBEDDED = not REDIS_URL
+
+DEBUG = env.bool("DEBUG", default=False)
+SECRET_KEY = env.str("SECRET_KEY", default="")
+if not SECRET_KEY:
+    if not EMBEDDED:
+        raise ImproperlyConfigured("SECRET_KEY is not set: give all processes the same long random text.")
+    SECRET_KEY = _secret_key(HUB_DATA / "secret_key")
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.list("HUB_ALLOWED_ORIGINS", default=[])
+
+INSTALLED_APPS = [
+    "hub.apps.HubConfig",
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "channels",
+    "notifications.events",
+    "notifications.delivery",
+    "notifications.web",
+    "notifications.inbox",
+    "notifications.chat",
+    "notifications.dashboards",
+    "notifications.progress",
+    "notifications.alerts",
+    "notifications.broadcasts",
+    "notifications.api",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "notifications.web.middleware.ContentSecurityPolicyMiddleware",
+]
+
+ROOT_URLCONF = "hub.urls"
+ASGI_APPLICATION = "hub.asgi.application"
+WSGI_APPLICATION = "hub.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "notifications.web.context.hub",
+                "notifications.alerts.context.open_alerts",
+                "notifications.broadcasts.context.banners",
+            ]
+        },
+    }
+]
+
+# Data.
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": env.db_url("DATABASE_URL", default=f"sqlite:///{HUB_DATA / 'hub.sqlite3'}")
+}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DATABASES["default"]["OPTIONS"] = {
+        # Deferred transactions that read first fail with "database is locked" when another writer is quicker.
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+    # In a file even under test: an in-memory database fails when several threads use it.
+    DATABASES["default"]["TEST"] = {"NAME": str(HUB_DATA / "test.sqlite3")}
+else:
+    DATABASES["default"]["CONN_MAX_AGE"] = 60
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
+    "default": {"BACKEND": "notifications.events.layers.InProcessChannelLayer"}
+    if EMBEDDED
+    else {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_keepalive": True, "health_check_interval": 30}]},
+    }
+}
+
+# The hub's apps.
+HUB_REDIS_URL = REDIS_URL
+HUB_SOCKET = str(HUB_DATA / "hub.sock") if EMBEDDED else ""
+HUB_TOPICS = env.json("HUB_TOPICS", default={})
+HUB_API_KEYS = env.list("HUB_API_KEYS", default=[])
+HUB_TOKEN_SECRET = env.str("HUB_TOKEN_SECRET", default="")
+HUB_ALLOWED_ORIGINS = env.list("HUB_ALLOWED_ORIGINS", default=[])
+HUB_ALLOW_ANONYMOUS = env.bool("HUB_ALLOW_ANONYMOUS", default=True)
+HUB_PUBLIC_CHAT_ROOMS = env.list("HUB_PUBLIC_CHAT_ROOMS", default=[])
+HUB_METRICS_TOKEN = env.str("HUB_METRICS_TOKEN", default="")
+for _name, _setting in conf.SETTINGS.items():
+    if isinstance(_setting.default, int | float) and not isinstance(_setting.default, bool):
+        globals()[_name] = env(_name, cast=type(_setting.default), default=_setting.default)
+
+# Celery.
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=REDIS_URL or "memory://localhost")
+CELERY_TIMEZONE = "UTC"
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = (
+    # The in-memory broker looks for tasks once a second by default.
+    {"polling_interval": 0.01}
+    if CELERY_BROKER_URL.startswith("memory:")
+    # A task of a killed worker is given to another one after five minutes; the default is an hour.
+    else {"visibility_timeout": 300}
+)
+
+# Users and pages.
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "dashboard"
+LOGOUT_REDIRECT_URL = "login"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+X_FRAME_OPTIONS = "DENY"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SESSION_COOKIE_HTTPONLY = True
+# Behind a proxy with TLS: HTTPS=true marks cookies as secure and believes the proxy's X-Forwarded-Proto.
+HTTPS = env.bool("HTTPS", default=False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
+SECURE_HSTS_SECONDS = env.int("HSTS_SECONDS", default=31_536_000) if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+if HTTPS:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+# Static files are served from the apps themselves where nobody has collected them.
+STATIC_URL = "/static/"
+STATIC_ROOT = env.str("STATIC_ROOT", default=str(HUB_DATA / "static"))
+_COLLECTED = (Path(STATIC_ROOT) / "staticfiles.json").exists()
+WHITENOISE_USE_FINDERS = not _COLLECTED
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        if _COLLECTED
+        else "django.contrib.staticfiles.storage.StaticFilesStorage"
+    },
+}
+MEDIA_ROOT = env.str("HUB_FILES", default=str(HUB_DATA / "files"))
+
+UNFOLD = {"SITE_TITLE": "Notification hub", "SITE_HEADER": "Notification hub", "SITE_URL": "/"}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", default="INFO")},
+    "loggers": {
+        # Its access log would print query strings, and tokens with them.
+        "uvicorn.access": {"level": "WARNING", "propagate": False},
+        "celery.app.trace": {"level": "WARNING"},
+        "celery.beat": {"level": "WARNING"},
+        # It tells of each task that arrives, and one arrives each second.
+        "celery.worker.strategy": {"level": "WARNING"},
+    },
+}

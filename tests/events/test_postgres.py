@@ -1,0 +1,26 @@
+"""The durable log on a real PostgreSQL: the same tests, in a run of their own with that database."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.servers import PROJECT
+
+
+@pytest.mark.timeout(180)
+def test_the_log_keeps_its_promises_on_postgresql(postgres_url: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-k", "database or ledger", "tests/events"],
+        cwd=PROJECT,
+        env={**os.environ, "DATABASE_URL": postgres_url},
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert " failed" not in run.stdout
