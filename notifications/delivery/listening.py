@@ -70,13 +70,15 @@ class ListeningSession(Session):
 class Listener:
     """Prints the events of topics as they come, from the position that is asked for.
 
-    `say` is told, in a sentence, what the reader of the output should know.
+    `say` is told, in a sentence, what the reader of the output should know. `following` has the names of the topics
+    whose events are being printed.
     """
 
     def __init__(self, output: Output, say: Callable[[str], None]) -> None:
         self._output = output
         self._say = say
         self._finished = asyncio.Event()
+        self.following: set[str] = set()
 
     async def run(self, topics: list[ResolvedTopic], *, since: Cursor | None = None) -> None:
         """Listen until the output is closed. `since` without an epoch is an offset in whatever epoch there is.
@@ -112,6 +114,7 @@ class Listener:
                 since = Cursor(0, epoch)
             await self._print_kept(session, topic, since, recovery.position)
         recovery.subscription.release()
+        self.following.add(topic.name)
 
     async def _print_kept(self, session: Session, topic: ResolvedTopic, since: Cursor, until: Cursor) -> None:
         log, position = log_for(topic.retention), since
@@ -130,6 +133,7 @@ class Listener:
                 return
 
     def _ended(self, session: Session, topic: ResolvedTopic, code: Code) -> None:
+        self.following.discard(topic.name)
         if code is codes.UNSUBSCRIBED_INSUFFICIENT_STATE:
             self._say(f"{topic.name}: insufficient state, events were missed that its log no longer has")
         else:

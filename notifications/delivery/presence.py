@@ -93,7 +93,7 @@ class RedisPresence:
         return {_text(name): msgspec.json.decode(info) for name, info in stored.items()}
 
 
-async def _forget(topic: str, clients: Sequence[bytes | str]) -> None:
+async def _forget(topic: str, clients: Sequence[Any]) -> None:
     leases, infos = _keys(topic)
     pipeline = async_client().pipeline()
     pipeline.zrem(leases, *clients)

@@ -29,6 +29,8 @@ def connect_signals() -> None:
         if hasattr(user_model, field):
             through = getattr(user_model, field).through
             m2m_changed.connect(_rights_changed, sender=through, dispatch_uid=f"hub-revocation-{field}")
+    # Django tells nobody whose memberships a deleted group takes along.
+    post_delete.connect(_group_deleted, sender=Group, dispatch_uid="hub-revocation-group")
     m2m_changed.connect(_group_changed, sender=Group.permissions.through, dispatch_uid="hub-revocation-group")
 
 
@@ -77,6 +79,10 @@ def _rights_changed(instance: Any, action: str, reverse: bool, pk_set: set[Any] 
         return
     for user in users:
         _after_commit(lambda user=user: control.rejudge(user=user))  # type: ignore[misc]
+
+
+def _group_deleted(**_: Any) -> None:
+    _after_commit(control.rejudge)
 
 
 def _group_changed(action: str, **_: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from notifications.events.event import Cursor, Event
 from notifications.events.logs import log_for
 from notifications.events.topics import resolve
@@ -23,6 +25,19 @@ def newest(topic: str, *, limit: int) -> tuple[list[Event], Cursor]:
     """The newest `limit` events in order of their offsets, with the topic's position: what a page opens with."""
     events, position = history(topic, limit=limit, reverse=True)
     return events[::-1], position
+
+
+def positions(topics: Iterable[str]) -> dict[str, Cursor]:
+    """The positions of several topics by name, with one question per log.
+
+    Raises UnknownTopic, and LogUnavailable when a log cannot be reached.
+    """
+    resolved = [resolve(topic) for topic in topics]
+    found: dict[str, Cursor] = {}
+    for kind in {topic.retention.kind for topic in resolved}:
+        chosen = [topic for topic in resolved if topic.retention.kind is kind]
+        found.update(log_for(chosen[0].retention).positions(chosen))
+    return found
 
 
 def position(topic: str) -> Cursor:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 from django.db import close_old_connections, connections
@@ -42,8 +44,16 @@ def _with_connections(function: Callable[P, R], /, *args: P.args, **kwargs: P.kw
 
 def close_all() -> None:
     """Close the threads and their connections; a later call starts new ones."""
-    pool = executor()
-    for _ in range(conf.get("HUB_DATABASE_THREADS")):
-        pool.submit(connections.close_all)
+    pool, threads = executor(), conf.get("HUB_DATABASE_THREADS")
+    # Together, because otherwise one thread could take the task of another, whose connections stay open.
+    together = threading.Barrier(threads)
+    for _ in range(threads):
+        pool.submit(_close_together, together)
     pool.shutdown(wait=True)
     executor.cache_clear()
+
+
+def _close_together(together: threading.Barrier) -> None:
+    with suppress(threading.BrokenBarrierError):
+        together.wait(timeout=5)
+    connections.close_all()

@@ -157,8 +157,8 @@ def _read(topic: str, since: dict[str, Any] | None, limit: int | None, reverse: 
     return page_answer(memory_log().read(resolve(topic), since=cursor, limit=limit, reverse=reverse))
 
 
-async def _positions(topics: list[str]) -> dict[str, dict[str, Any]]:
-    positions = await memory_log().apositions([resolve(topic) for topic in topics])
+def _positions(topics: list[str]) -> dict[str, dict[str, Any]]:
+    positions = memory_log().positions([resolve(topic) for topic in topics])
     return {name: {"offset": cursor.offset, "epoch": cursor.epoch} for name, cursor in positions.items()}
 
 

@@ -69,12 +69,12 @@ class HubWebSocketProtocol(WebSocketsSansIOProtocol):
             del event.headers["Sec-WebSocket-Protocol"]
         super().handle_connect(event)
         if hasattr(self, "scope"):
-            extensions: dict[str, Any] = self.scope["extensions"]  # type: ignore[assignment]
+            extensions: dict[str, Any] = self.scope["extensions"]
             extensions["hub.frames"] = {"transport": self, "adopt": self.adopt}
 
     async def run_asgi(self) -> None:
         try:
-            await self.app(self.scope, self.receive, self.send)  # type: ignore[arg-type]
+            await self.app(self.scope, self.receive, self.send)
         except ClientDisconnected:
             pass
         except BaseException:

@@ -78,6 +78,8 @@ class Log(Protocol):
         self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False
     ) -> Page: ...
 
-    async def apositions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
+    def positions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
         """The positions of topics by name, without reading events."""
         ...
+
+    async def apositions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]: ...

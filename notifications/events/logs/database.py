@@ -74,7 +74,7 @@ class DatabaseLog:
     def append(self, drafts: Sequence[Draft]) -> list[Appended]:
         using = database()
         with transaction.atomic(using=using):
-            staged = [self._stage(draft) for draft in drafts]
+            staged = self._stage(drafts)
             fresh = [draft for draft, (_, repeated) in zip(drafts, staged, strict=True) if not repeated]
             numbering = NumberAfterCommit(fresh)
             # Robust, because the rows are committed: a failure here is the relay's to mend, not the caller's.
@@ -92,9 +92,18 @@ class DatabaseLog:
     async def aappend(self, drafts: Sequence[Draft]) -> list[Appended]:
         return await in_database_thread(self.append, drafts)
 
-    def _stage(self, draft: Draft) -> Staged:
+    def _stage(self, drafts: Sequence[Draft]) -> list[Staged]:
+        if any(draft.idempotency_key is not None for draft in drafts):
+            return [self._stage_once(draft) for draft in drafts]
+        rows = StoredEvent.objects.bulk_create([_row(draft) for draft in drafts], batch_size=200)
+        return [Staged(row, repeated=False) for row in rows]
+
+    def _stage_once(self, draft: Draft) -> Staged:
+        """Stage an event unless its idempotency key was used before."""
+        row = _row(draft)
         if draft.idempotency_key is None:
-            return Staged(_insert(draft), repeated=False)
+            row.save()
+            return Staged(row, repeated=False)
         now = timezone.now()
         keys = IdempotencyKey.objects.filter(topic=draft.topic.name, key=draft.idempotency_key)
         live = keys.filter(expires_at__gt=now).select_related("event")
@@ -104,7 +113,7 @@ class DatabaseLog:
         try:
             with transaction.atomic(using=database()):
                 keys.delete()
-                row = _insert(draft)
+                row.save()
                 IdempotencyKey.objects.create(
                     topic=draft.topic.name, key=draft.idempotency_key, event=row, expires_at=expires_at
                 )
@@ -138,17 +147,17 @@ class DatabaseLog:
         return await in_database_thread(self.read, topic, since=since, limit=limit, reverse=reverse)
 
     async def apositions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
-        return await in_database_thread(self.positions, [topic.name for topic in topics])
+        return await in_database_thread(self.positions, list(topics))
 
-    def positions(self, names: Sequence[str]) -> dict[str, Cursor]:
-        """The positions of topics by name."""
+    def positions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
+        names = [topic.name for topic in topics]
         offsets = dict(TopicHead.objects.filter(pk__in=names).values_list("topic", "offset"))
         epoch = current_epoch()
         return {name: Cursor(offsets.get(name, 0), epoch) for name in names}
 
 
-def _insert(draft: Draft) -> StoredEvent:
-    return StoredEvent.objects.create(
+def _row(draft: Draft) -> StoredEvent:
+    return StoredEvent(
         topic=draft.topic.name,
         type=draft.event.type,
         time=draft.event.time or timezone.now(),
@@ -181,12 +190,9 @@ def number_and_announce(name: str) -> dict[int, EncodedEvent]:
         logger.warning("events of %r are staged, but nothing declares that topic any more", name)
         return {}
     with _announcing:
-        numbered = _number(name)
-        events: dict[int, EncodedEvent] = {}
-        for row in numbered:
-            event = decode(row.encoded, offset=row.offset or 0, epoch=row.epoch)
-            events[row.pk] = event
-            _announce(topic, event, row.encoded, row.exclude)
+        rows = _number(name)
+        events = {row.pk: decode(row.encoded, offset=row.offset, epoch=row.epoch) for row in rows}
+        _announce(topic, [(events[row.pk], row) for row in rows])
     return events
 
 
@@ -239,13 +245,17 @@ def _number_once(name: str) -> list[NumberedRow]:
     return rows
 
 
-def _announce(topic: ResolvedTopic, event: EncodedEvent, encoded: str, exclude: str) -> None:
-    counters.add_shared("published")
+def _announce(topic: ResolvedTopic, numbered: Sequence[tuple[EncodedEvent, NumberedRow]]) -> None:
+    if not numbered:
+        return
     try:
-        messenger.announce(topic, event, event_message(event, encoded, exclude))
+        for event, row in numbered:
+            messenger.announce(topic, event, event_message(event, row.encoded, row.exclude))
+        counters.add_shared("published", len(numbered))
     except LogUnavailable as error:
-        # The event is in the log: every process that serves the topic finds it when it compares positions.
-        logger.warning("event %s on %s could not be announced: %s", event.id, event.topic, error)
+        # They are in the log: every process that serves the topic finds them when it compares positions. The rest
+        # is not tried, as each try may take as long as Redis is waited for.
+        logger.warning("events of %s could not all be announced: %s", topic.name, error)
 
 
 def relay(*, older_than: timedelta = timedelta(seconds=1)) -> int:

@@ -50,10 +50,12 @@ class OwnerLog:
     ) -> Page:
         return await asyncio.to_thread(self.read, topic, since=since, limit=limit, reverse=reverse)
 
-    async def apositions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
-        names = [topic.name for topic in topics]
-        answer = await asyncio.to_thread(local.owner.call, "positions", topics=names)
+    def positions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
+        answer = local.owner.call("positions", topics=[topic.name for topic in topics])
         return {name: Cursor(**position) for name, position in answer.items()}
+
+    async def apositions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
+        return await asyncio.to_thread(self.positions, list(topics))
 
 
 def page_answer(page: Page) -> dict[str, Any]:

@@ -154,14 +154,25 @@ class RedisLog:
             script: Any = async_client().register_script(_READ)
             return self._page(topic, await script(*call))
 
+    def positions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
+        names = [topic.name for topic in topics]
+        with translated_errors():
+            pipeline = sync_client().pipeline(transaction=False)
+            for name in names:
+                pipeline.hmget(_position_key(name), "e", "o")
+            return _cursors(names, pipeline.execute())
+
     async def apositions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
         names = [topic.name for topic in topics]
         with translated_errors():
             pipeline = async_client().pipeline(transaction=False)
             for name in names:
                 pipeline.hmget(_position_key(name), "e", "o")
-            answers = await pipeline.execute()
-        return {
-            name: Cursor(int(offset or 0), (epoch or b"").decode())
-            for name, (epoch, offset) in zip(names, answers, strict=True)
-        }
+            return _cursors(names, await pipeline.execute())
+
+
+def _cursors(names: list[str], answers: list[Any]) -> dict[str, Cursor]:
+    return {
+        name: Cursor(int(offset or 0), (epoch or b"").decode())
+        for name, (epoch, offset) in zip(names, answers, strict=True)
+    }
