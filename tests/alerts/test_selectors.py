@@ -58,4 +58,4 @@ def test_the_count_goes_beyond_the_ids_that_it_names(monkeypatch: pytest.MonkeyP
 
     counted = selectors.firing_unacknowledged()
 
-    assert (counted.count, len(counted.ids)) == (3, 2)
+    assert (counted.total, len(counted.ids)) == (3, 2)

@@ -179,9 +179,7 @@ def test_retracting_takes_it_off_once(admin: User) -> None:
     services.retract_broadcast(broadcast=broadcast)
 
     assert (broadcast.status, Broadcast.objects.get().status) == ("retracted", "retracted")
-    last = Event(
-        topic="broadcasts:all", type="broadcast.retracted", key=str(broadcast.pk), data={"id": broadcast.pk}
-    )
+    last = Event(topic="broadcasts:all", type="broadcast.retracted", key=str(broadcast.pk), data={"id": broadcast.pk})
     assert events()[1:] == [last]
 
 

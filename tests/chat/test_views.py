@@ -119,9 +119,7 @@ def test_the_form_leads_to_a_room_without_a_script(client: Client, ana: User) ->
     assert (answer.status_code, answer.headers["Location"]) == (302, "/chat/two%20words/")
 
 
-def test_public_rooms_are_open_to_visitors_and_show_them_no_other_rooms(
-    client: Client, settings: Settings
-) -> None:
+def test_public_rooms_are_open_to_visitors_and_show_them_no_other_rooms(client: Client, settings: Settings) -> None:
     settings.HUB_PUBLIC_CHAT_ROOMS = ["help"]
     publish("chat:secret", "chat.message", {"message": "hi"})
 

@@ -1,0 +1,1 @@
+"""Alerts: what monitoring systems and code report as wrong, and who looks after it."""

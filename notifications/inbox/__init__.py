@@ -1,0 +1,1 @@
+"""The personal topic of each user: what reaches all their tabs and devices."""

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from notifications.events import Topic, user_topic, window
+from notifications.events.exceptions import UnknownTopic
+from notifications.events.topics import resolve
+
+
+class PersonalTopic(Topic):
+    """What is sent to one user; the server subscribes all their clients to it."""
+
+    # Any text: the subject of a token need not be a key of this site, and may have colons.
+    pattern = "#<path:user_id>"
+    retention = window(size=100, seconds=7 * 86_400)
+
+    def may_subscribe(self, user: Any, user_id: str) -> bool:
+        """the user themself"""
+        return bool(user.is_authenticated and str(user.pk) == user_id)
+
+    def server_subscriptions(self, user: Any) -> Iterable[str]:
+        if not user.is_authenticated:
+            return ()
+        name = user_topic(user)
+        try:
+            resolve(name)
+        except UnknownTopic:  # a token's subject that no topic can be named after
+            return ()
+        return (name,)
