@@ -19,6 +19,7 @@ application = hub_application(
     django=django,
     http={
         "/events": EventStream(identify=identity_of_key),
+        "/api/docs": django,
         "/api": api_application,
         "/metrics": MetricsApplication(),
         "/health": HealthApplication(),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_WAITING_COMMANDS = 1_000
+
 
 class Transport(Protocol):
     """What carries a session's bytes: a WebSocket of the hub's server class, or any ASGI connection."""
@@ -208,7 +210,10 @@ class Session:
     # What the protocol asks for. Commands that wait run one after the other, in a task made for them.
 
     def run(self, command: Coroutine[Any, Any, None]) -> None:
-        """Run a command after those before it."""
+        """Run a command after those before it; disconnect a client that sends many more than are answered."""
+        if len(self.commands) >= MAX_WAITING_COMMANDS:
+            command.close()
+            raise Disconnect(codes.TOO_MANY_REQUESTS)
         self.commands.append(command)
         if self._task is None:
             self._task = self.switchboard.loop.create_task(self._run_commands())

@@ -121,8 +121,8 @@ def _draft(publication: Publication) -> Draft:
     if publication.type in topic.declaration.schemas:
         topic.check_data(publication.type, plain(publication.data))
     key = publication.idempotency_key
-    if key is not None and not 0 < len(key) <= 255:
-        raise InvalidEvent("an idempotency key is text of 1 to 255 characters")
+    if key is not None and not (0 < len(key) <= 255 and key.isprintable()):
+        raise InvalidEvent("an idempotency key is text of 1 to 255 printable characters")
     return Draft(topic, event, key, publication.exclude)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -16,8 +16,11 @@ from websockets.server import ServerProtocol
 from notifications.delivery import codes
 from notifications.delivery.codes import Code
 from notifications.delivery.frames import Framing, websocket_text
-from notifications.delivery.session import Session
 from notifications.events import conf
+
+if TYPE_CHECKING:
+    # Its models need the apps loaded, and uvicorn may import this class before the application.
+    from notifications.delivery.session import Session
 
 logger = logging.getLogger(__name__)
 # uvicorn notes every handshake with its query string, in which clients send tokens.

@@ -214,6 +214,15 @@ async def test_a_malformed_frame_closes_the_session(hub_client: Connect, frame: 
     assert await client.closed_by_hub() == (3501, "bad request", False)
 
 
+async def test_a_client_that_floods_is_disconnected(hub_client: Connect) -> None:
+    client = await hub_client()
+
+    for number in range(2, 1_100):
+        client.session.feed(f'{{"id":{number},"presence":{{"channel":"open:1"}}}}')
+
+    assert await client.closed_by_hub() == (3013, "too many requests", False)
+
+
 async def test_presence_joins_and_leaves(hub_client: Connect) -> None:
     first = await hub_client(await ana())
     await first.subscribe("open:1", join_leave=True)

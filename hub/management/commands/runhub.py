@@ -69,6 +69,9 @@ class Command(BaseCommand):
         users = get_user_model()._default_manager
         if users.filter(is_superuser=True).exists():
             return
+        if users.filter(**{get_user_model().USERNAME_FIELD: ADMINISTRATOR}).exists():
+            self.stderr.write(f"There is no superuser, and {ADMINISTRATOR!r} is taken: use `manage.py createsuperuser`.")
+            return
         given = os.environ.get("HUB_ADMIN_PASSWORD", "")
         password = given or secrets.token_urlsafe(12)
         # This process is about to own the memory log; what making a user publishes needs no other to be told.
@@ -94,7 +97,8 @@ class Command(BaseCommand):
 def listen(addrport: str) -> socket.socket:
     """A socket bound to `[address:]port`, as `runserver` understands it. Raises CommandError when it cannot be."""
     match = naiveip_re.match(addrport)
-    if match is None:
+    # The resolver would take a port beyond the last one for another one.
+    if match is None or int(match["port"]) > 65_535:
         raise CommandError(f"{addrport!r} is not a port number or address:port.")
     host, port = (match["addr"] or "127.0.0.1").strip("[]"), int(match["port"])
     try:
@@ -106,7 +110,7 @@ def listen(addrport: str) -> socket.socket:
         listener.bind(address)
         # Here already, as two sockets may be bound to a port as long as none listens.
         listener.listen()
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise CommandError(f"The hub cannot listen on {addrport}: {error}.") from error
     return listener
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -22,8 +22,12 @@ from notifications.events.event import DEFAULT_TYPE, Cursor, EncodedEvent, Sende
 from notifications.events.topics import MAX_NAME_LENGTH
 
 
+# Unsigned in the protocol; no log counts further than a signed 64-bit integer.
+Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
 class StreamPosition(msgspec.Struct, frozen=True):
-    offset: int = 0
+    offset: Offset = 0
     epoch: str = ""
 
     @property
@@ -35,7 +39,7 @@ class SubscribeRequest(msgspec.Struct, frozen=True):
     channel: str = ""
     token: str = ""
     recover: bool = False
-    offset: int = 0
+    offset: Offset = 0
     epoch: str = ""
     join_leave: bool = False
     positioned: bool = False
