@@ -174,16 +174,16 @@ SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
 if HTTPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
-# Static files are served from the apps themselves where nobody has collected them.
+# Static files are served from the apps themselves, or compressed and with hashed names from where STATIC_ROOT says
+# that `collectstatic` has put them.
 STATIC_URL = "/static/"
-STATIC_ROOT = env.str("STATIC_ROOT", default=str(HUB_DATA / "static"))
-_COLLECTED = (Path(STATIC_ROOT) / "staticfiles.json").exists()
-WHITENOISE_USE_FINDERS = not _COLLECTED
+STATIC_ROOT = env.str("STATIC_ROOT", default="") or None
+WHITENOISE_USE_FINDERS = STATIC_ROOT is None
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {
         "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"
-        if _COLLECTED
+        if STATIC_ROOT
         else "django.contrib.staticfiles.storage.StaticFilesStorage"
     },
 }
@@ -204,5 +204,6 @@ LOGGING = {
         "celery.beat": {"level": "WARNING"},
         # It tells of each task that arrives, and one arrives each second.
         "celery.worker.strategy": {"level": "WARNING"},
+        "watchfiles.main": {"level": "WARNING"},
     },
 }

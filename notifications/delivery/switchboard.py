@@ -8,6 +8,7 @@ a hole in the offsets, and a position that falls behind the log's, is repaired b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -386,19 +387,22 @@ class Switchboard:
 
     async def _receive(self) -> None:
         layer = messenger.layer()
+        waiting = False
         while True:
             try:
                 message = await layer.receive(self.channel)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                if isinstance(error, LogUnavailable):
-                    logger.warning("receiving from the channel layer failed: %s; trying again", error)
-                else:
+                if not isinstance(error, LogUnavailable):
                     logger.exception("receiving from the channel layer failed; trying again")
+                elif not waiting:
+                    waiting = True
+                    logger.warning("receiving from the channel layer failed: %s; trying again", error)
                 await asyncio.sleep(RETRY_SECONDS)
                 self.spawn(self._rejoin())
                 continue
+            waiting = False
             try:
                 self._dispatch(message)
             except Exception:
@@ -406,8 +410,9 @@ class Switchboard:
 
     async def _rejoin(self) -> None:
         """Join every group again: a layer that keeps memberships in Redis loses them with it."""
-        for group in [CONTROL_GROUP, *(live.group for live in self.topics.values())]:
-            await self.join(group)
+        with contextlib.suppress(LogUnavailable):  # the next receive fails as well, and tries again
+            for group in [CONTROL_GROUP, *(live.group for live in self.topics.values())]:
+                await self.join(group)
 
     def _dispatch(self, message: dict[str, Any]) -> None:
         if message.get("v") != FORMAT:

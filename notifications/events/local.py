@@ -66,10 +66,11 @@ class OwnerClient:
         fresh = self._socket is None
         try:
             return self._send(request)
-        except (BrokenPipeError, ConnectionResetError):
+        except BrokenPipeError:
             if fresh:
                 raise
-            # The hub was restarted since the last call, and the request did not reach the old one.
+            # The hub was restarted since the last call: nobody has read this. A connection that is lost later may
+            # have brought its request, which must not be made twice.
             self._close()
             return self._send(request)
 

@@ -58,7 +58,12 @@ async def test_metrics_are_for_bearers_of_the_token(settings: Settings) -> None:
     settings.HUB_METRICS_TOKEN = "secret"
 
     assert (await ask(MetricsApplication(), "/metrics", Authorization="Bearer secret")).status_code == 200
-    for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}, {"Authorization": "Basic secret"}):
+    for given in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "secret"},
+        {"Authorization": "Basic secret"},
+    ):
         answer = await ask(MetricsApplication(), "/metrics", **given)
         assert answer.status_code == 401
         assert answer.headers["content-type"] == "application/problem+json"
@@ -128,7 +133,8 @@ async def test_a_process_with_missing_migrations_is_not_ready() -> None:
     def remember() -> None:
         with connection.cursor() as cursor:
             cursor.execute(
-                "INSERT INTO django_migrations (app, name, applied) VALUES ('hub_api', '0001_initial', CURRENT_TIMESTAMP)"
+                "INSERT INTO django_migrations (app, name, applied)"
+                " VALUES ('hub_api', '0001_initial', CURRENT_TIMESTAMP)"
             )
 
     await in_database_thread(forget)

@@ -207,6 +207,8 @@ async def test_the_tutorials_plain_protocol(hub: Hub) -> None:
         got = [await receive(first), await receive(second)]
         await first.send("[]")
         refused = await receive(first)
+        await first.send(b'{"message": "\xff"}')
+        assert (await receive(first))["type"] == "error"
 
     assert got[0] == got[1]
     assert {name: got[0][name] for name in ("type", "message", "author")} == {

@@ -70,7 +70,9 @@ class Command(BaseCommand):
         if users.filter(is_superuser=True).exists():
             return
         if users.filter(**{get_user_model().USERNAME_FIELD: ADMINISTRATOR}).exists():
-            self.stderr.write(f"There is no superuser, and {ADMINISTRATOR!r} is taken: use `manage.py createsuperuser`.")
+            self.stderr.write(
+                f"There is no superuser, and {ADMINISTRATOR!r} is taken: use `manage.py createsuperuser`."
+            )
             return
         given = os.environ.get("HUB_ADMIN_PASSWORD", "")
         password = given or secrets.token_urlsafe(12)

@@ -21,7 +21,6 @@ from notifications.events import conf
 from notifications.events.event import DEFAULT_TYPE, Cursor, EncodedEvent, Sender
 from notifications.events.topics import MAX_NAME_LENGTH
 
-
 # Unsigned in the protocol; no log counts further than a signed 64-bit integer.
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -194,7 +193,7 @@ class CentrifugeProtocol:
             return
         try:
             command = _decode(message)
-        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise Disconnect(codes.BAD_FRAME) from error
         method = next((name for name in METHODS if getattr(command, name) is not None), None)
         state: CentrifugeState = session.state

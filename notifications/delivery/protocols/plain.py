@@ -59,7 +59,7 @@ class PlainProtocol:
         try:
             message = msgspec.json.decode(data, type=dict[str, Any])
             await session.publish(state.topic, message)
-        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             self._refuse(session, 'send an object of JSON such as {"message": "hi"}')
         except CommandError as error:
             self._refuse(session, error.detail or error.code.reason)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import NamedTuple
 
-from django.db import DEFAULT_DB_ALIAS, IntegrityError, OperationalError, router, transaction
+from django.db import DEFAULT_DB_ALIAS, IntegrityError, InterfaceError, OperationalError, router, transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -68,19 +69,35 @@ class NumberAfterCommit:
                 self.numbered[row.pk] = decode(row.encoded, offset=row.offset or 0, epoch=epoch)
 
 
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Raise LogUnavailable where the database cannot be reached.
+
+    Inside the caller's transaction the database's own error is raised: it has broken that transaction, and must not
+    be taken for an event that can be done without.
+    """
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        if transaction.get_connection(database()).in_atomic_block:
+            raise
+        raise LogUnavailable(f"the database did not take the call: {error}") from error
+
+
 class DatabaseLog:
     """Keeps events as rows; what is published outside of a transaction is numbered before `append` returns."""
 
     def append(self, drafts: Sequence[Draft]) -> list[Appended]:
         using = database()
-        with transaction.atomic(using=using):
+        with translated_errors(), transaction.atomic(using=using):
             staged = self._stage(drafts)
             fresh = [draft for draft, (_, repeated) in zip(drafts, staged, strict=True) if not repeated]
             numbering = NumberAfterCommit(fresh)
             # Robust, because the rows are committed: a failure here is the relay's to mend, not the caller's.
             transaction.on_commit(numbering, using=using, robust=True)
         if not transaction.get_connection(using).in_atomic_block:
-            numbering.complete([row.pk for row, repeated in staged if not repeated])
+            with translated_errors():
+                numbering.complete([row.pk for row, repeated in staged if not repeated])
         appended = []
         for draft, (row, repeated) in zip(drafts, staged, strict=True):
             event = numbering.numbered.get(row.pk, draft.event)
@@ -126,6 +143,10 @@ class DatabaseLog:
         return Staged(row, repeated=False)
 
     def read(self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False) -> Page:
+        with translated_errors():
+            return self._read(topic, since=since, limit=limit, reverse=reverse)
+
+    def _read(self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool) -> Page:
         # The position first: whatever is numbered after it is left out, and announced by its publisher.
         head = TopicHead.objects.filter(pk=topic.name).first()
         position = Cursor(head.offset if head else 0, current_epoch())
@@ -151,8 +172,9 @@ class DatabaseLog:
 
     def positions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
         names = [topic.name for topic in topics]
-        offsets = dict(TopicHead.objects.filter(pk__in=names).values_list("topic", "offset"))
-        epoch = current_epoch()
+        with translated_errors():
+            offsets = dict(TopicHead.objects.filter(pk__in=names).values_list("topic", "offset"))
+            epoch = current_epoch()
         return {name: Cursor(offsets.get(name, 0), epoch) for name in names}
 
 
