@@ -21,8 +21,9 @@ from notifications.events.services import apublish
 from notifications.events.topics import ResolvedTopic, namespace_of, resolve
 
 if TYPE_CHECKING:
+    from notifications.delivery.live_topic import LiveTopic
     from notifications.delivery.protocols.base import WireProtocol
-    from notifications.delivery.switchboard import LiveTopic, Switchboard
+    from notifications.delivery.switchboard import Switchboard
 
 logger = logging.getLogger(__name__)
 

@@ -196,6 +196,11 @@ async def test_subscribing_twice_is_an_error(hub_client: Connect) -> None:
 @pytest.mark.parametrize(
     "frame",
     [
+        '{"id":2,"subscribe":{"channel":"open:1","recover":true,"offset":-1}}',
+        '{"id":2,"history":{"channel":"open:1","since":{"offset":18446744073709551616}}}',
+        '{"id":2,"subscribe":{"channel":7}}',
+        '{"id":"2","subscribe":{"channel":"open:1"}}',
+        "[" * 5_000,
         "garbage",
         "[]",
         "",

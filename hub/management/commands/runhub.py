@@ -46,8 +46,7 @@ class Command(BaseCommand):
     def run(self, options: dict[str, Any]) -> None:
         """Prepare what the hub needs, and serve until a signal stops it."""
         listener = listen(options["addrport"])
-        for folder in (settings.HUB_DATA, settings.STATIC_ROOT):
-            Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(settings.HUB_DATA).mkdir(mode=0o700, parents=True, exist_ok=True)
         call_command("migrate", interactive=False, verbosity=0)
         self.make_administrator()
         os.environ[ENABLED] = "0" if options["no_worker"] else "1"

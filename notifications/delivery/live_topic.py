@@ -1,0 +1,184 @@
+"""A topic that has subscribers in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+from notifications.delivery import codes, metrics
+from notifications.delivery.frames import Encoding
+from notifications.events.event import Cursor, EncodedEvent
+from notifications.events.exceptions import LogUnavailable
+from notifications.events.logs import log_for
+from notifications.events.messages import group_of
+from notifications.events.topics import ResolvedTopic, namespace_of
+
+if TYPE_CHECKING:
+    from notifications.delivery.session import Session, Subscription
+    from notifications.delivery.switchboard import Switchboard
+
+logger = logging.getLogger(__name__)
+
+REPAIR_EVENTS = 1_000
+RETRY_SECONDS = 0.5
+
+
+class LiveTopic:
+    """A topic with subscribers in this process, and the position up to which they were served."""
+
+    __slots__ = (
+        "_repairing",
+        "group",
+        "opened",
+        "pending",
+        "position",
+        "ready",
+        "switchboard",
+        "topic",
+        "waiting",
+    )
+
+    def __init__(self, switchboard: Switchboard, topic: ResolvedTopic) -> None:
+        self.switchboard = switchboard
+        self.topic = topic
+        self.group = group_of(topic.name)
+        self.ready: dict[Session, Subscription] = {}
+        # Subscriptions that are held, or were served from the log beyond this topic's position.
+        self.waiting: list[Subscription] = []
+        self.position: Cursor | None = None
+        self.pending: deque[tuple[EncodedEvent, str | None]] = deque()
+        self._repairing = False
+        self.opened: asyncio.Task[None] = switchboard.spawn(self._open())
+
+    async def _open(self) -> None:
+        await self.switchboard.join(self.group)
+        if self.topic.retention.kept:
+            positions = await log_for(self.topic.retention).aread(self.topic, since=None, limit=0)
+            self.position = positions.position
+        self._arrive_pending()
+
+    @property
+    def empty(self) -> bool:
+        return not self.ready and not self.waiting
+
+    def subscriptions(self) -> list[Subscription]:
+        """All subscriptions, held ones included."""
+        return [*self.ready.values(), *self.waiting]
+
+    def release(self, subscription: Subscription) -> None:
+        """Send what was held for a subscription, and let it take part in the fan-out."""
+        held, subscription.held = subscription.held or [], None
+        session = subscription.session
+        for event in held:
+            offset = event.offset or 0
+            if offset == 0 or offset > subscription.floor:
+                session.send_frame(session.encoding.frame(event))
+        self._promote()
+
+    def _promote(self) -> None:
+        """Move subscriptions that the position has caught up with to the plain fan-out."""
+        if not self.waiting:
+            return
+        offset = self.position.offset if self.position else 0
+        behind = []
+        for subscription in self.waiting:
+            if subscription.held is None and (subscription.floor <= offset or not self.topic.retention.kept):
+                self.ready[subscription.session] = subscription
+            else:
+                behind.append(subscription)
+        self.waiting = behind
+
+    def arrived(self, event: EncodedEvent, exclude: str | None = None) -> None:
+        """An event reached this process: hand it on if it is the next one, repair if some are missing."""
+        if not event.offset:
+            self._fan_out(event, exclude)
+            return
+        if self.position is None or self._repairing:
+            self.pending.append((event, exclude))
+        elif event.epoch != self.position.epoch or event.offset > self.position.offset + 1:
+            self.pending.append((event, exclude))
+            self.repair()
+        elif event.offset == self.position.offset + 1:
+            self._fan_out(event, exclude)
+
+    def _arrive_pending(self) -> None:
+        pending, self.pending = self.pending, deque()
+        for event, exclude in pending:
+            self.arrived(event, exclude)
+
+    def _fan_out(self, event: EncodedEvent, exclude: str | None) -> None:
+        if event.offset:
+            self.position = Cursor(event.offset, event.epoch)
+        frames: dict[Encoding, bytes] = {}
+        for session in self.ready:
+            encoding = session.encoding
+            frame = frames.get(encoding)
+            if frame is None:
+                frame = frames[encoding] = encoding.frame(event)
+            if exclude is None or session.id != exclude:
+                session.send_frame(frame)
+        metrics.delivered.labels(namespace_of(self.topic.name)).inc(len(self.ready))
+        self.switchboard.delivered += len(self.ready)
+        if self.waiting:
+            self._fan_out_waiting(event, exclude)
+
+    def _fan_out_waiting(self, event: EncodedEvent, exclude: str | None) -> None:
+        for subscription in self.waiting:
+            session = subscription.session
+            if exclude is not None and session.id == exclude:
+                continue
+            if subscription.held is not None:
+                subscription.held.append(event)
+            elif not event.offset or event.offset > subscription.floor:
+                session.send_frame(session.encoding.frame(event))
+        self._promote()
+
+    def repair(self) -> None:
+        """Read from the log what the layer did not bring."""
+        if not self._repairing and self.position is not None:
+            self._repairing = True
+            self.switchboard.spawn(self._repair())
+
+    async def _repair(self) -> None:
+        log = log_for(self.topic.retention)
+        try:
+            while self.position is not None and not self.empty:
+                try:
+                    page = await log.aread(self.topic, since=self.position, limit=REPAIR_EVENTS)
+                except LogUnavailable as error:
+                    logger.warning("%s cannot be repaired yet: %s", self.topic.name, error)
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
+                if page.position == self.position:
+                    self._keep_following()
+                    return
+                continuous = page.position.epoch == self.position.epoch and page.events
+                if not continuous or page.events[0].offset != self.position.offset + 1:
+                    self._reset(page.position)
+                    return
+                for event in page.events:
+                    self._fan_out(event, None)
+                metrics.gaps_repaired.labels(namespace_of(self.topic.name)).inc(len(page.events))
+        finally:
+            self._repairing = False
+            self._arrive_pending()
+
+    def _keep_following(self) -> None:
+        """Drop what arrived and does not follow the log's position: the log knows nothing of it."""
+        following: deque[tuple[EncodedEvent, str | None]] = deque()
+        assert self.position is not None
+        for event, exclude in self.pending:
+            if event.cursor == Cursor(self.position.offset + len(following) + 1, self.position.epoch):
+                following.append((event, exclude))
+        self.pending = following
+
+    def _reset(self, position: Cursor) -> None:
+        """The log no longer reaches back to the subscribers: tell each, so that it reads the state anew."""
+        metrics.resets.labels(namespace_of(self.topic.name)).inc()
+        logger.warning("subscribers of %s missed events that its log no longer has", self.topic.name)
+        self.position = position
+        self.pending.clear()
+        for subscription in self.subscriptions():
+            subscription.session.unsubscribe_by_server(self.topic.name, codes.UNSUBSCRIBED_INSUFFICIENT_STATE)
