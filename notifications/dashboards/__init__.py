@@ -1,0 +1,1 @@
+"""Live dashboards: the machine and the hub itself, sampled each second."""
