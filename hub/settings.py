@@ -146,8 +146,9 @@ CELERY_BROKER_TRANSPORT_OPTIONS = (
     # The in-memory broker looks for tasks once a second by default.
     {"polling_interval": 0.01}
     if CELERY_BROKER_URL.startswith("memory:")
-    # A task of a killed worker is given to another one after five minutes; the default is an hour.
-    else {"visibility_timeout": 300}
+    # A task of a killed worker is given to another one after a quarter of an hour, not the hour of the default. A
+    # task that runs for longer than that is given to a second worker beside its own.
+    else {"visibility_timeout": 900}
 )
 
 # Users and pages.

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from django.contrib.auth.decorators import login_required, user_passes_test
+from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from hub.activity import TOPIC
 from notifications.events.selectors import newest
+from notifications.web.access import staff_only
 from notifications.web.state import feed_state
 
 OPENING_EVENTS = 100
 
 
-@login_required
-@user_passes_test(lambda user: user.is_staff)
+@staff_only
 def activity(request: HttpRequest) -> HttpResponse:
     """What happened to users and groups, for staff."""
     return render(request, "hub/activity.html", {"state": feed_state(*newest(TOPIC, limit=OPENING_EVENTS))})

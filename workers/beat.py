@@ -18,6 +18,7 @@ from celery.beat import ScheduleEntry, Scheduler, SchedulingError
 from django.db import DatabaseError, close_old_connections, connections
 
 from notifications.events import leases
+from workers import handover
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +27,23 @@ LEASE_SECONDS = 15.0
 RENEW_SECONDS = 3.0
 
 
+def _unique_name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
 class LeasedScheduler(Scheduler):
     """Celery's scheduler in memory, which sends tasks only while it holds the lease."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._leads_until = 0.0
         self._asked_at = float("-inf")
         # What fell due while another beat held the lease: the entry and when, on the monotonic clock.
         self._left_to_holder: dict[str, tuple[float, ScheduleEntry]] = {}
         super().__init__(*args, **kwargs)
+        # The embedded beat of a hub that was killed left its lease behind; it is the same beat that comes back, as
+        # only one process can own the memory that is its broker.
+        embedded = handover.is_embedded() and handover.is_in_memory(self.app)
+        self.holder = "embedded" if embedded else _unique_name()
 
     @property
     def leads(self) -> bool:

@@ -42,6 +42,11 @@ def worker_stopped() -> None:
     _worker_pid = None
 
 
+def is_embedded() -> bool:
+    """Whether a worker runs inside this process, with the hub."""
+    return _worker_pid == os.getpid()
+
+
 def is_in_memory(app: Celery) -> bool:
     """Whether the broker is the memory of a process."""
     return str(app.conf.broker_write_url or app.conf.broker_url or "").startswith("memory:")
@@ -49,7 +54,7 @@ def is_in_memory(app: Celery) -> bool:
 
 def is_needed(app: Celery) -> bool:
     """Whether a task that this process sends would stay in its memory, though the hub has a process to run it."""
-    return bool(conf.get("HUB_SOCKET")) and _worker_pid != os.getpid() and is_in_memory(app)
+    return bool(conf.get("HUB_SOCKET")) and not is_embedded() and is_in_memory(app)
 
 
 def send(app: Celery, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> AsyncResult[Any]:

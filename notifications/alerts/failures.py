@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from celery.signals import task_failure, task_success
@@ -12,6 +13,10 @@ from notifications.alerts.selectors import is_firing
 from notifications.alerts.services import publish_alert
 
 logger = logging.getLogger(__name__)
+
+# A task that succeeds every second does not need to be looked up every second.
+LOOK_SECONDS = 5.0
+_looked_at: dict[str, float] = {}
 
 SOURCE = "celery"
 NAME = "TaskFailed"
@@ -24,6 +29,7 @@ def connect_signals() -> None:
 
 
 def _failed(sender: Any, exception: BaseException, **_: Any) -> None:
+    _looked_at.pop(sender.name, None)
     try:
         publish_alert(
             name=NAME,
@@ -38,6 +44,10 @@ def _failed(sender: Any, exception: BaseException, **_: Any) -> None:
 
 
 def _succeeded(sender: Any, **_: Any) -> None:
+    now = time.monotonic()
+    if now - _looked_at.get(sender.name, float("-inf")) < LOOK_SECONDS:
+        return
+    _looked_at[sender.name] = now
     try:
         if is_firing(source=SOURCE, fingerprint=sender.name):
             publish_alert(

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from functools import wraps
-from typing import IO, Any
+from collections.abc import AsyncIterator
+from typing import IO
 
-from django.contrib.auth.decorators import login_required
-from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
@@ -19,21 +16,9 @@ from notifications.events.exceptions import UnknownTopic
 from notifications.events.topics import resolve
 from notifications.progress import exports, selectors, services
 from notifications.progress.names import EXPORT_HISTORY, PRUNE_EVENTS
+from notifications.web.access import staff_only
 
 CHUNK_BYTES = 65_536
-
-
-def staff_only(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    """Let staff in, send visitors to log in, and refuse everybody else."""
-
-    @login_required
-    @wraps(view)
-    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not request.user.is_staff:
-            raise PermissionDenied
-        return view(request, *args, **kwargs)
-
-    return guarded
 
 
 @require_GET
