@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,6 @@ ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[:
 CSRF_TRUSTED_ORIGINS = env.list("HUB_ALLOWED_ORIGINS", default=[])
 
 INSTALLED_APPS = [
-    "hub.apps.HubConfig",
     "unfold",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -59,6 +59,8 @@ INSTALLED_APPS = [
     "notifications.alerts",
     "notifications.broadcasts",
     "notifications.api",
+    # Last, as it puts its own admin of users in place of Django's.
+    "hub.apps.HubConfig",
 ]
 
 MIDDLEWARE = [
@@ -130,6 +132,7 @@ HUB_TOKEN_SECRET = env.str("HUB_TOKEN_SECRET", default="")
 HUB_ALLOWED_ORIGINS = env.list("HUB_ALLOWED_ORIGINS", default=[])
 HUB_ALLOW_ANONYMOUS = env.bool("HUB_ALLOW_ANONYMOUS", default=True)
 HUB_PUBLIC_CHAT_ROOMS = env.list("HUB_PUBLIC_CHAT_ROOMS", default=[])
+HUB_CONNECTION_URL = env.str("HUB_CONNECTION_URL", default="/connection/websocket")
 HUB_METRICS_TOKEN = env.str("HUB_METRICS_TOKEN", default="")
 for _name, _setting in conf.SETTINGS.items():
     if isinstance(_setting.default, int | float) and not isinstance(_setting.default, bool):
@@ -188,9 +191,32 @@ STORAGES = {
         else "django.contrib.staticfiles.storage.StaticFilesStorage"
     },
 }
+# WhiteNoise reads a file in one go, on a thread, which is what this warning of Django's advises against.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 MEDIA_ROOT = env.str("HUB_FILES", default=str(HUB_DATA / "files"))
 
-UNFOLD = {"SITE_TITLE": "Notification hub", "SITE_HEADER": "Notification hub", "SITE_URL": "/"}
+UNFOLD = {
+    "SITE_TITLE": "Notification hub",
+    "SITE_HEADER": "Notification hub",
+    "SITE_URL": "/",
+    "SITE_SYMBOL": "notifications",
+    # The blue of the hub's own pages.
+    "COLORS": {
+        "primary": {
+            "50": "oklch(97% .014 254.6)",
+            "100": "oklch(93.2% .032 255.6)",
+            "200": "oklch(88.2% .059 254.1)",
+            "300": "oklch(80.9% .105 251.8)",
+            "400": "oklch(70.7% .165 254.6)",
+            "500": "oklch(62.3% .214 259.8)",
+            "600": "oklch(54.6% .245 262.9)",
+            "700": "oklch(48.8% .243 264.4)",
+            "800": "oklch(42.4% .199 265.6)",
+            "900": "oklch(37.9% .146 265.5)",
+            "950": "oklch(28.2% .091 267.9)",
+        }
+    },
+}
 
 LOGGING = {
     "version": 1,

@@ -147,3 +147,17 @@ def test_with_reload_it_serves_from_a_process_that_can_be_replaced(tmp_path: Pat
 
     assert "Started reloader process" in hub.output
     assert "Traceback" not in hub.output
+
+
+def test_the_admin_shows_its_pages(hub: Hub) -> None:
+    with httpx.Client(base_url=hub.url, cookies={"sessionid": hub.sign_in()}) as client:
+        for path in (
+            "auth/user/",
+            "auth/user/add/",
+            "auth/user/1/change/",
+            "auth/group/add/",
+            "hub_alerts/alert/",
+            "hub_api/apikey/add/",
+            "hub_broadcasts/broadcast/add/",
+        ):
+            assert client.get(f"/admin/{path}").status_code == 200, path
