@@ -58,7 +58,7 @@ def _load_identity(session_key: str) -> Identity:
     stored, current = session.get(HASH_SESSION_KEY), user.get_session_auth_hash()
     if not user.is_active or not stored or not constant_time_compare(stored, current):
         return ANONYMOUS
-    return Identity(user=str(user.pk), info=sender_of(user).info, login=login_of(session_key))
+    return Identity(user=str(user.pk), info=sender_of(user).info, login=login_of(session_key), auth_hash=current)
 
 
 async def identity_of_cookie(scope: Scope) -> Identity:

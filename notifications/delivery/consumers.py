@@ -15,6 +15,7 @@ from notifications.delivery.protocols.plain import PLAIN
 from notifications.delivery.session import Session
 from notifications.delivery.switchboard import current_switchboard
 from notifications.delivery.transports import AsgiWebSocketTransport
+from notifications.events.exceptions import LogUnavailable
 
 EXTENSION = "hub.frames"
 
@@ -36,7 +37,11 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         await getattr(self, message["type"].replace(".", "_"))(message)
 
     async def websocket_connect(self, message: dict[str, Any]) -> None:
-        switchboard = await current_switchboard()
+        try:
+            switchboard = await current_switchboard()
+        except LogUnavailable as error:
+            await refuse(self.scope, self.base_send, 503, str(error))
+            raise StopConsumer from error
         if switchboard.draining:
             await refuse(self.scope, self.base_send, 503, "this process does not take sessions now; try another")
             raise StopConsumer

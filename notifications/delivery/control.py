@@ -6,12 +6,13 @@ performs it on its own sessions.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from notifications.delivery import identity
-from notifications.delivery.codes import FORCE_NO_RECONNECT, UNSUBSCRIBED_BY_SERVER, Code
+from notifications.delivery.codes import FORCE_NO_RECONNECT, FORCE_RECONNECT, UNSUBSCRIBED_BY_SERVER, Code
 from notifications.events import messenger
 from notifications.events.messages import CONTROL_GROUP, control_message
 
@@ -93,12 +94,29 @@ def _rejudge(switchboard: Switchboard, message: dict[str, Any]) -> None:
             switchboard.spawn(_rejudge_session(session, message.get("topic")))
 
 
-async def _rejudge_session(session: Session, only: str | None) -> None:
-    for name, subscription in list(session.subscriptions.items()):
-        if only is None or name == only:
-            allowed = await identity.allows(session.identity, subscription.topic, "subscribe")
-            if not allowed and session.subscriptions.get(name) is subscription:
-                session.unsubscribe_by_server(name, UNSUBSCRIBED_BY_SERVER)
+async def _rejudge_session(session: Session, only: str | None = None) -> None:
+    judged = {name: found for name, found in session.subscriptions.items() if only is None or name == only}
+    try:
+        forbidden = await identity.judge(session.identity, [found.topic for found in judged.values()])
+    except Exception:
+        # Who cannot be judged is not let through: a new connection is judged anew.
+        logger.exception("a session could not be judged again")
+        forbidden = None
+    if forbidden is None:
+        session.disconnect(FORCE_RECONNECT)
+        return
+    for name in forbidden:
+        if session.subscriptions.get(name) is judged[name]:
+            session.unsubscribe_by_server(name, UNSUBSCRIBED_BY_SERVER)
+
+
+async def judge_everybody(switchboard: Switchboard, *, seconds: float = 0) -> None:
+    """Judge every session of this process again, spread over so many seconds."""
+    sessions = [session for session in switchboard.sessions.values() if session.connected]
+    for session in sessions:
+        if session.closed_with is None:
+            await _rejudge_session(session)
+            await asyncio.sleep(seconds / len(sessions))
 
 
 _OPERATIONS: dict[str, Callable[[Switchboard, dict[str, Any]], None]] = {

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
+from django.utils.crypto import constant_time_compare
 
 from notifications.events.threads import in_database_thread
 from notifications.events.topics import ResolvedTopic, registry, resolve
@@ -17,8 +18,9 @@ class Identity(msgspec.Struct, frozen=True):
     """Who stands behind a connection, without the Django user, which may change while the socket is open.
 
     `user` is the user's id or "" for a visitor; `info` is what others may know; `login` names the Django session
-    (a hash of its key) that a logout ends; `expires_at` is a Unix time or None; `topics` are those to which a
-    token subscribes its bearer; `grants` are patterns of topics (with * and ?) that an API key may receive.
+    (a hash of its key) that a logout ends, and `auth_hash` is what a new password changes; `expires_at` is a Unix
+    time or None; `topics` are those to which a token subscribes its bearer; `grants` are patterns of topics (with *
+    and ?) that an API key may receive.
     """
 
     user: str = ""
@@ -27,6 +29,7 @@ class Identity(msgspec.Struct, frozen=True):
     expires_at: float | None = None
     topics: tuple[str, ...] = ()
     from_token: bool = False
+    auth_hash: str = ""
     grants: tuple[str, ...] = ()
 
     def granted(self, topic: str) -> bool:
@@ -81,7 +84,31 @@ def _allows(identity: Identity, topic: ResolvedTopic, action: str) -> bool:
     if action != "publish" and identity.granted(topic.name):
         return True
     user = load_user(identity)
-    return user is not None and topic.allows(action, user)
+    return user is not None and _user_may(identity, user, topic, action)
+
+
+def _user_may(identity: Identity, user: Any, topic: ResolvedTopic, action: str) -> bool:
+    if action == "subscribe" and topic.name in identity.topics:  # its token says so
+        return True
+    return topic.allows(action, user)
+
+
+def _judge(identity: Identity, topics: list[ResolvedTopic]) -> list[str] | None:
+    user = load_user(identity)
+    if user is None:
+        return None
+    if identity.auth_hash and not constant_time_compare(identity.auth_hash, user.get_session_auth_hash()):
+        return None
+    return [
+        topic.name
+        for topic in topics
+        if not identity.granted(topic.name) and not _user_may(identity, user, topic, "subscribe")
+    ]
+
+
+async def judge(identity: Identity, topics: list[ResolvedTopic]) -> list[str] | None:
+    """Which of these topics the identity may no longer receive; None when it may not even be connected."""
+    return await in_database_thread(_judge, identity, topics)
 
 
 async def allows(identity: Identity, topic: ResolvedTopic, action: str) -> bool:

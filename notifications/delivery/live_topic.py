@@ -11,7 +11,7 @@ from notifications.delivery import codes, metrics
 from notifications.delivery.frames import Encoding
 from notifications.events.event import Cursor, EncodedEvent
 from notifications.events.exceptions import LogUnavailable
-from notifications.events.logs import log_for
+from notifications.events.logs import Page, log_for
 from notifications.events.messages import group_of
 from notifications.events.topics import ResolvedTopic, namespace_of
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REPAIR_EVENTS = 1_000
+# Written in one turn of the loop each, so that no session is sent more at once than it should hold.
+REPAIR_EVENTS = 100
 RETRY_SECONDS = 0.5
 
 
@@ -151,28 +152,46 @@ class LiveTopic:
                     logger.warning("%s cannot be repaired yet: %s", self.topic.name, error)
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
-                if page.position == self.position:
-                    self._keep_following()
+                if self._serve(page):
                     return
-                continuous = page.position.epoch == self.position.epoch and page.events
-                if not continuous or page.events[0].offset != self.position.offset + 1:
-                    self._reset(page.position)
-                    return
-                for event in page.events:
-                    self._fan_out(event, None)
-                metrics.gaps_repaired.labels(namespace_of(self.topic.name)).inc(len(page.events))
         finally:
             self._repairing = False
-            self._arrive_pending()
+            if self.empty:
+                # Nobody is left whom a hole could harm; the next subscriber opens the topic anew.
+                self.switchboard.forget(self)
+            else:
+                self._arrive_pending()
+
+    def _serve(self, page: Page) -> bool:
+        """Hand on what the log had; True when nothing is missing any more."""
+        assert self.position is not None
+        if page.position == self.position:
+            self._keep_following()
+            return True
+        if page.position.epoch != self.position.epoch or not page.events:
+            self._reset(page.position)
+            return True
+        if page.events[0].offset != self.position.offset + 1:
+            self._reset(page.position)
+            return True
+        excluded = {event.offset: exclude for event, exclude in self.pending}
+        for event in page.events:
+            self._fan_out(event, excluded.get(event.offset))
+        metrics.gaps_repaired.labels(namespace_of(self.topic.name)).inc(len(page.events))
+        self._keep_following()
+        return bool(self.pending) or self.position == page.position
 
     def _keep_following(self) -> None:
-        """Drop what arrived and does not follow the log's position: the log knows nothing of it."""
-        following: deque[tuple[EncodedEvent, str | None]] = deque()
+        """Of what arrived meanwhile, keep what follows the position without a hole; the log has the rest."""
         assert self.position is not None
-        for event, exclude in self.pending:
-            if event.cursor == Cursor(self.position.offset + len(following) + 1, self.position.epoch):
-                following.append((event, exclude))
-        self.pending = following
+        arrived = {
+            event.offset: (event, exclude) for event, exclude in self.pending if event.epoch == self.position.epoch
+        }
+        self.pending.clear()
+        following = self.position.offset + 1
+        while following in arrived:
+            self.pending.append(arrived[following])
+            following += 1
 
     def _reset(self, position: Cursor) -> None:
         """The log no longer reaches back to the subscribers: tell each, so that it reads the state anew."""
@@ -181,4 +200,7 @@ class LiveTopic:
         self.position = position
         self.pending.clear()
         for subscription in self.subscriptions():
-            subscription.session.unsubscribe_by_server(self.topic.name, codes.UNSUBSCRIBED_INSUFFICIENT_STATE)
+            if subscription.established:
+                subscription.session.unsubscribe_by_server(self.topic.name, codes.UNSUBSCRIBED_INSUFFICIENT_STATE)
+            else:
+                subscription.outdated = True  # its `subscribe()` still runs, and begins again

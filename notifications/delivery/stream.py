@@ -13,7 +13,7 @@ from notifications.delivery import codes
 from notifications.delivery.auth import Receive, Scope, Send, header, identity_of_cookie
 from notifications.delivery.codes import CommandError, Disconnect
 from notifications.delivery.identity import Identity
-from notifications.delivery.protocols.sse import SSE, StreamSession, decode_cursors, opening
+from notifications.delivery.protocols.sse import RETRY_MILLISECONDS, SSE, StreamSession, decode_cursors, opening
 from notifications.delivery.session import Recovery
 from notifications.delivery.switchboard import current_switchboard
 from notifications.delivery.tokens import identity_of
@@ -21,6 +21,13 @@ from notifications.delivery.transports import AsgiStreamTransport
 from notifications.events.exceptions import LogUnavailable
 
 logger = logging.getLogger(__name__)
+
+
+async def come_back(send: Send, reason: str) -> None:
+    """Answer an `EventSource` with a stream that ends at once: it comes back after that, but never after an error."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    await send({"type": "http.response.body", "body": f"retry: {RETRY_MILLISECONDS}\n: {reason}\n\n".encode()})
+
 
 Identify = Callable[[Scope], Awaitable[Identity | None]]
 
@@ -64,6 +71,9 @@ class EventStream:
             session, recoveries = await self._open(scope, send, topics, query)
         except CommandError as error:
             status = _STATUS.get(error.code, 503)
+            if status == 503 and "text/event-stream" in header(scope, b"accept"):
+                await come_back(send, error.detail or error.code.reason)
+                return
             await problem(send, status, error.detail or f"{error.code.reason} (topic: {', '.join(topics)})")
             return
         except Disconnect as error:

@@ -85,6 +85,8 @@ class Switchboard:
         self.sessions_of_user: defaultdict[str, set[Session]] = defaultdict(set)
         self.delivered = 0
         self.draining = False
+        # Whether the control plane may have lost messages, because what carries them could not be reached.
+        self._trouble = False
         self.wheel = Wheel()
         self._dirty: list[Session] = []
         # Joining and leaving a group take their turns, so that a quick leave and join cannot change places.
@@ -95,16 +97,27 @@ class Switchboard:
     # Life.
 
     async def start(self) -> None:
-        """Join the control group and begin to receive."""
+        """Join the control group and begin to receive.
+
+        Raises LogUnavailable when the layer or Redis cannot be reached; nothing is left running then.
+        """
         messenger.serve_from(self.loop)
-        self.channel = await messenger.layer().new_channel("hub.")
-        await self.join(CONTROL_GROUP)
+        try:
+            self.channel = await messenger.layer().new_channel("hub.")
+            await self.join(CONTROL_GROUP)
+        except Exception as error:  # every layer has its own
+            raise LogUnavailable(f"the channel layer cannot be reached: {error}") from error
         self._running = [
             self.loop.create_task(self._receive()),
             self.loop.create_task(self._housekeep()),
             self.loop.create_task(self._check_positions()),
+            self.loop.create_task(self._judge_regularly()),
         ]
-        await self._renew_lease()
+        try:
+            await self._renew_lease()
+        except BaseException:
+            await self.stop()  # or its tasks would live on beside those of the next attempt
+            raise
 
     def drain(self) -> None:
         """Take no new sessions, and close those there are with the advice to come back."""
@@ -116,10 +129,12 @@ class Switchboard:
         """Close every session and leave the layer."""
         self.drain()
         messenger.serve_from(None)
-        running = [*self._running, *self._tasks]
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        running: set[asyncio.Task[Any]] = {*self._running, *self._tasks}
+        while running:
+            for task in running:
+                task.cancel()
+            # Again, as a call to Redis that is timing out at that moment may swallow the cancellation.
+            _, running = await asyncio.wait(running, timeout=1)
         if not self.serving:
             return
         try:
@@ -191,7 +206,7 @@ class Switchboard:
         try:
             await asyncio.shield(live.opened)
         except Exception as error:
-            self.topics.pop(name, None)
+            self.forget(live)
             if isinstance(error, LogUnavailable):
                 raise
             raise LogUnavailable(f"the channel layer did not take a subscription: {error!r}") from error
@@ -208,7 +223,12 @@ class Switchboard:
             self.loop.call_later(LINGER_SECONDS, self._close_if_empty, live)
 
     def _close_if_empty(self, live: LiveTopic) -> None:
-        if live.empty and self.topics.get(live.topic.name) is live:
+        if live.empty:
+            self.forget(live)
+
+    def forget(self, live: LiveTopic) -> None:
+        """Serve a topic no longer, and leave its group."""
+        if self.topics.get(live.topic.name) is live:
             del self.topics[live.topic.name]
             self.spawn(self._leave(live))
 
@@ -290,10 +310,14 @@ class Switchboard:
                 for session in self.wheel.due():
                     self._tick(session)
                 await self._renew_lease()
+                if self._trouble:
+                    self._trouble = False
+                    self.spawn(control.judge_everybody(self))
                 if self.loop.time() - renewed > conf.get("HUB_PRESENCE_TTL_SECONDS") / 3:
                     renewed = self.loop.time()
                     await presence.renew(self)
             except LogUnavailable as error:
+                self._trouble = True
                 logger.warning("housekeeping: %s", error)
             except Exception:
                 logger.exception("housekeeping failed")
@@ -350,14 +374,24 @@ class Switchboard:
         """Compare the position of every live topic with its log's, and repair those that fell behind."""
         while True:
             await asyncio.sleep(conf.get("HUB_POSITION_CHECK_SECONDS"))
-            try:
-                for kind in (Kind.WINDOW, Kind.DURABLE):
-                    live = [live for live in self.topics.values() if live.topic.retention.kind is kind]
+            for kind in (Kind.WINDOW, Kind.DURABLE):  # each for itself: one log may be there when the other is not
+                live = [live for live in self.topics.values() if live.topic.retention.kind is kind]
+                try:
                     await self._compare(live)
-            except LogUnavailable as error:
-                logger.warning("positions cannot be compared with the log: %s", error)
+                except LogUnavailable as error:
+                    logger.warning("positions cannot be compared with the log: %s", error)
+                except Exception:
+                    logger.exception("comparing positions failed")
+
+    async def _judge_regularly(self) -> None:
+        """Ask every session's permissions again now and then: not every change of rights is told to the hub."""
+        while True:
+            seconds = conf.get("HUB_RECHECK_SECONDS")
+            await asyncio.sleep(seconds)
+            try:
+                await control.judge_everybody(self, seconds=seconds / 2)
             except Exception:
-                logger.exception("comparing positions failed")
+                logger.exception("judging the sessions failed")
 
     async def _compare(self, live_topics: Iterable[LiveTopic]) -> None:
         known = {live.topic.name: (live, live.position) for live in live_topics if live.position is not None}

@@ -28,6 +28,7 @@ SETTINGS: dict[str, Setting] = {
     "HUB_IDEMPOTENCY_SECONDS": Setting(300, "How long an idempotency key is remembered."),
     "HUB_POSITION_TTL_SECONDS": Setting(30 * 86_400, "How long a window topic remembers its offset unused."),
     "HUB_POSITION_CHECK_SECONDS": Setting(3.0, "How often live topics are compared with their logs."),
+    "HUB_RECHECK_SECONDS": Setting(60.0, "How often every session's permissions are asked again."),
     "HUB_PRESENCE_TTL_SECONDS": Setting(60, "Lease of a presence entry."),
     "HUB_PING_SECONDS": Setting(25, "How often a silent session is pinged."),
     "HUB_PONG_SECONDS": Setting(8, "How long a session may take to answer a ping."),

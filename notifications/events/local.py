@@ -53,9 +53,12 @@ class OwnerClient:
         with self._lock:
             try:
                 answer = self._exchange(request)
-            except OSError as error:
+            except BaseException as error:
+                # Whatever it was, its answer may still come, and must not be taken for that of the next call.
                 self._close()
-                raise LogUnavailable(NOBODY_ANSWERS.format(conf.get("HUB_SOCKET"))) from error
+                if isinstance(error, OSError):
+                    raise LogUnavailable(NOBODY_ANSWERS.format(conf.get("HUB_SOCKET"))) from error
+                raise
         if "error" in answer:
             raise LogUnavailable(f"the hub process refused: {answer['error']}")
         return answer.get("result")

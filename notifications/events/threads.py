@@ -23,15 +23,24 @@ R = TypeVar("R")
 
 
 @functools.cache
-def executor() -> ThreadPoolExecutor:
-    """The pool of this process."""
-    return ThreadPoolExecutor(conf.get("HUB_DATABASE_THREADS"), thread_name_prefix="hub-database")
+def executor(purpose: str) -> ThreadPoolExecutor:
+    """The pool of this process for one purpose."""
+    return ThreadPoolExecutor(conf.get("HUB_DATABASE_THREADS"), thread_name_prefix=f"hub-{purpose}")
 
 
 async def in_database_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Call `function` on one of the database threads and return what it returns."""
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(executor(), functools.partial(_with_connections, function, *args, **kwargs))
+    return await _in_thread("database", function, *args, **kwargs)
+
+
+async def in_log_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """The same on a thread of the durable log, whose publishers may have to wait for Redis, and others not for them."""
+    return await _in_thread("log", function, *args, **kwargs)
+
+
+async def _in_thread(purpose: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    call = functools.partial(_with_connections, function, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(executor(purpose), call)
 
 
 def _with_connections(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -44,12 +53,13 @@ def _with_connections(function: Callable[P, R], /, *args: P.args, **kwargs: P.kw
 
 def close_all() -> None:
     """Close the threads and their connections; a later call starts new ones."""
-    pool, threads = executor(), conf.get("HUB_DATABASE_THREADS")
-    # Together, because otherwise one thread could take the task of another, whose connections stay open.
-    together = threading.Barrier(threads)
-    for _ in range(threads):
-        pool.submit(_close_together, together)
-    pool.shutdown(wait=True)
+    threads = conf.get("HUB_DATABASE_THREADS")
+    for pool in (executor("database"), executor("log")):
+        # Together, because otherwise one thread could take the task of another, whose connections stay open.
+        together = threading.Barrier(threads)
+        for _ in range(threads):
+            pool.submit(_close_together, together)
+        pool.shutdown(wait=True)
     executor.cache_clear()
 
 

@@ -65,7 +65,8 @@ class HubClient:
         """A client that is connected as a Django user, or as a visitor."""
         identity = ANONYMOUS
         if user is not None:
-            identity = Identity(user=str(user.pk), info=sender_of(user).info)
+            auth_hash = user.get_session_auth_hash()
+            identity = Identity(user=str(user.pk), info=sender_of(user).info, auth_hash=auth_hash)
         transport = MemoryTransport()
         session = Session(await current_switchboard(), CENTRIFUGE, transport, identity)
         session.opened()

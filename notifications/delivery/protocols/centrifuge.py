@@ -238,10 +238,11 @@ class CentrifugeProtocol:
             session.identity = identity_of(request.token)
         elif not session.identity.user and not conf.get("HUB_ALLOW_ANONYMOUS"):
             raise Disconnect(codes.BAD_FRAME)
+        # Known to the control plane before the database is asked: what it says may be outdated when it arrives.
+        session.switchboard.identified(session)
         names = await identity.server_subscriptions(session.identity)
         if names is None:
             raise Disconnect(codes.NOT_PERMITTED)
-        session.switchboard.identified(session)
         subs: dict[str, Any] = {}
         recoveries = []
         for name in names:

@@ -27,7 +27,7 @@ from notifications.events.logs.base import Appended, Draft, Page
 from notifications.events.messages import event_message
 from notifications.events.models import IdempotencyKey, LogEpoch, StoredEvent, TopicHead
 from notifications.events.recording import recorded
-from notifications.events.threads import in_database_thread
+from notifications.events.threads import in_log_thread
 from notifications.events.topics import ResolvedTopic, resolve
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class DatabaseLog:
         return appended
 
     async def aappend(self, drafts: Sequence[Draft]) -> list[Appended]:
-        return await in_database_thread(self.append, drafts)
+        return await in_log_thread(self.append, drafts)
 
     def _stage(self, drafts: Sequence[Draft]) -> list[Staged]:
         if any(draft.idempotency_key is not None for draft in drafts):
@@ -165,10 +165,10 @@ class DatabaseLog:
     async def aread(
         self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False
     ) -> Page:
-        return await in_database_thread(self.read, topic, since=since, limit=limit, reverse=reverse)
+        return await in_log_thread(self.read, topic, since=since, limit=limit, reverse=reverse)
 
     async def apositions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
-        return await in_database_thread(self.positions, list(topics))
+        return await in_log_thread(self.positions, list(topics))
 
     def positions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
         names = [topic.name for topic in topics]
@@ -199,6 +199,11 @@ def current_epoch() -> str:
 # Numbering and announcing of one process go together, so that its announcements leave in order. Other processes
 # may still announce a later offset first; their receivers see the hole and read the log.
 _announcing = threading.Lock()
+
+# When the layer did not take an announcement, the next ones are left to the comparison of positions for so long:
+# each would wait as long as Redis is waited for, and all publishers of the process behind it.
+SILENT_SECONDS = 1.0
+_silent_until = 0.0
 
 
 def number_and_announce(name: str) -> dict[int, EncodedEvent]:
@@ -268,7 +273,8 @@ def _number_once(name: str) -> list[NumberedRow]:
 
 
 def _announce(topic: ResolvedTopic, numbered: Sequence[tuple[EncodedEvent, NumberedRow]]) -> None:
-    if not numbered:
+    global _silent_until
+    if not numbered or time.monotonic() < _silent_until:
         return
     try:
         for event, row in numbered:
@@ -276,7 +282,8 @@ def _announce(topic: ResolvedTopic, numbered: Sequence[tuple[EncodedEvent, Numbe
         counters.add_shared("published", len(numbered))
     except LogUnavailable as error:
         # They are in the log: every process that serves the topic finds them when it compares positions. The rest
-        # is not tried, as each try may take as long as Redis is waited for.
+        # is not tried.
+        _silent_until = time.monotonic() + SILENT_SECONDS
         logger.warning("events of %s could not all be announced: %s", topic.name, error)
 
 

@@ -12,15 +12,17 @@ from notifications.events import conf, counters, messenger
 from notifications.events.event import Cursor, EncodedEvent, at_position
 from notifications.events.logs.base import Appended, Draft, Page
 from notifications.events.messages import event_message
+from notifications.events.retention import Retention
 from notifications.events.topics import ResolvedTopic
 
 
 class _Stream:
     """The kept events of one topic."""
 
-    __slots__ = ("epoch", "events", "offset", "touched")
+    __slots__ = ("epoch", "events", "offset", "retention", "touched")
 
-    def __init__(self) -> None:
+    def __init__(self, retention: Retention) -> None:
+        self.retention = retention
         self.epoch = secrets.token_hex(4)
         self.offset = 0
         self.events: deque[EncodedEvent] = deque()
@@ -52,12 +54,12 @@ class MemoryLog:
                 return Appended(known, repeated=True)
             event = draft.event
             if topic.retention.kept:
-                stream = self._stream(topic.name)
+                stream = self._stream(topic)
                 stream.offset += 1
                 stream.touched = now
                 event = at_position(event, offset=stream.offset, epoch=stream.epoch)
                 stream.events.append(event)
-                self._trim(stream, topic)
+                self._trim(stream)
             else:
                 event = at_position(event, offset=0, epoch="")
             if draft.idempotency_key is not None:
@@ -73,14 +75,14 @@ class MemoryLog:
         expires, event = self._idempotent.get((draft.topic.name, draft.idempotency_key), (0.0, None))
         return event if expires > now else None
 
-    def _stream(self, name: str) -> _Stream:
-        stream = self._streams.get(name)
+    def _stream(self, topic: ResolvedTopic) -> _Stream:
+        stream = self._streams.get(topic.name)
         if stream is None:
-            stream = self._streams[name] = _Stream()
+            stream = self._streams[topic.name] = _Stream(topic.retention)
         return stream
 
-    def _trim(self, stream: _Stream, topic: ResolvedTopic) -> None:
-        size, seconds = topic.retention.size, topic.retention.seconds
+    def _trim(self, stream: _Stream) -> None:
+        size, seconds = stream.retention.size, stream.retention.seconds
         while stream.events and (
             (size is not None and len(stream.events) > size)
             or (seconds is not None and _age(stream.events[0]) > seconds)
@@ -88,18 +90,21 @@ class MemoryLog:
             stream.events.popleft()
 
     def _sweep(self, now: float) -> None:
-        """Forget topics and idempotency keys that nobody used for long, once a minute."""
+        """Forget events, topics and idempotency keys that are past their time, once a minute."""
         if now - self._swept < 60:
             return
         self._swept = now
         self._idempotent = {key: entry for key, entry in self._idempotent.items() if entry[0] > now}
         unused = now - conf.get("HUB_POSITION_TTL_SECONDS")
         self._streams = {name: stream for name, stream in self._streams.items() if stream.touched > unused}
+        for stream in self._streams.values():
+            self._trim(stream)
 
     def read(self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False) -> Page:
         with self._lock:
-            stream = self._stream(topic.name)
-            self._trim(stream, topic)
+            self._sweep(time.monotonic())
+            stream = self._stream(topic)
+            self._trim(stream)
             position = Cursor(stream.offset, stream.epoch)
             events = list(stream.events)
         if reverse:
@@ -118,7 +123,7 @@ class MemoryLog:
 
     def positions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
         with self._lock:
-            streams = {topic.name: self._stream(topic.name) for topic in topics}
+            streams = {topic.name: self._stream(topic) for topic in topics}
             return {name: Cursor(stream.offset, stream.epoch) for name, stream in streams.items()}
 
 

@@ -83,7 +83,8 @@ class RedisLog:
         keys = [
             _position_key(topic.name),
             _events_key(topic.name),
-            f"hub:idempotency:{topic.name}:{draft.idempotency_key}",
+            # With the length, because topics and keys may both have colons.
+            f"hub:idempotency:{len(topic.name)}:{topic.name}:{draft.idempotency_key}",
             counters.REDIS_KEY,
         ]
         arguments = [
@@ -117,6 +118,8 @@ class RedisLog:
     def _read_call(
         self, topic: ResolvedTopic, since: Cursor | None, limit: int | None, reverse: bool
     ) -> tuple[list[str], list[Any]]:
+        if reverse and since is not None and since.offset == 0:
+            limit = 0  # nothing is before the first event, and Redis takes no such bound
         if reverse:
             start = "+" if since is None else f"({since.offset}-0"
         else:
