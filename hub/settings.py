@@ -38,7 +38,8 @@ if not SECRET_KEY:
         raise ImproperlyConfigured("SECRET_KEY is not set: give all processes the same long random text.")
     SECRET_KEY = _secret_key(HUB_DATA / "secret_key")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
-CSRF_TRUSTED_ORIGINS = env.list("HUB_ALLOWED_ORIGINS", default=[])
+HUB_ALLOWED_ORIGINS = env.list("HUB_ALLOWED_ORIGINS", default=[])
+CSRF_TRUSTED_ORIGINS = [origin for origin in HUB_ALLOWED_ORIGINS if "://" in origin]
 
 INSTALLED_APPS = [
     "unfold",
@@ -100,6 +101,7 @@ TEMPLATES = [
 DATABASES: dict[str, dict[str, Any]] = {
     "default": env.db_url("DATABASE_URL", default=f"sqlite:///{HUB_DATA / 'hub.sqlite3'}")
 }
+DATABASES["default"].setdefault("ENGINE", "django.db.backends.dummy")  # a system check tells that it is none
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = {
         # Deferred transactions that read first fail with "database is locked" when another writer is quicker.
@@ -126,17 +128,24 @@ CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
 # The hub's apps.
 HUB_REDIS_URL = REDIS_URL
 HUB_SOCKET = str(HUB_DATA / "hub.sock") if EMBEDDED else ""
-HUB_TOPICS = env.json("HUB_TOPICS", default={})
+# What cannot be read is left as it stands, for the system check that names the setting and the cure.
+try:
+    HUB_TOPICS = env.json("HUB_TOPICS", default={})
+except ValueError:
+    HUB_TOPICS = env.str("HUB_TOPICS")
 HUB_API_KEYS = env.list("HUB_API_KEYS", default=[])
 HUB_TOKEN_SECRET = env.str("HUB_TOKEN_SECRET", default="")
-HUB_ALLOWED_ORIGINS = env.list("HUB_ALLOWED_ORIGINS", default=[])
 HUB_ALLOW_ANONYMOUS = env.bool("HUB_ALLOW_ANONYMOUS", default=True)
 HUB_PUBLIC_CHAT_ROOMS = env.list("HUB_PUBLIC_CHAT_ROOMS", default=[])
 HUB_CONNECTION_URL = env.str("HUB_CONNECTION_URL", default="/connection/websocket")
 HUB_METRICS_TOKEN = env.str("HUB_METRICS_TOKEN", default="")
 for _name, _setting in conf.SETTINGS.items():
-    if isinstance(_setting.default, int | float) and not isinstance(_setting.default, bool):
-        globals()[_name] = env(_name, cast=type(_setting.default), default=_setting.default)
+    if _setting.is_number:
+        _text = env.str(_name, default="")
+        try:
+            globals()[_name] = type(_setting.default)(_text) if _text else _setting.default
+        except ValueError:
+            globals()[_name] = _text
 
 # Celery.
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=REDIS_URL or "memory://localhost")

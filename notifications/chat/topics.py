@@ -12,7 +12,7 @@ MESSAGE = "chat.message"
 class Message(msgspec.Struct, frozen=True):
     """What somebody said."""
 
-    message: Annotated[str, msgspec.Meta(min_length=1, max_length=4_000)]
+    message: Annotated[str, msgspec.Meta(pattern=r"\S", max_length=4_000)]
 
 
 class ChatTopic(Topic):

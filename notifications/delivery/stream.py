@@ -103,6 +103,8 @@ class EventStream:
                 recovery = await session.subscribe(topic, since=cursors.get(topic))
                 recoveries.append(recovery)
                 if recovery.subscription.topic.retention.kept:
+                    if last and topic not in cursors:  # it was to be resumed, from where its id does not say
+                        recoveries[-1] = recovery._replace(recovered=False)
                     # Not the position where it goes live: a stream cut during the replay resumes within it.
                     start = cursors[topic] if recovery.recovered else recovery.position
                     session.state.cursors[topic] = start

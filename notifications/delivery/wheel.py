@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ class Wheel:
 
     def add(self, session: Session, seconds: float) -> None:
         """Have the session returned by `due()` in so many seconds."""
-        slot = int(time.monotonic() + seconds) + 1
+        slot = math.ceil(time.monotonic() + seconds)
         self._due[session.id] = slot
         self._slots[slot].append(session)
 

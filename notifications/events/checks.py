@@ -10,8 +10,11 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from notifications.events import conf
-from notifications.events.configured import declaration_of
+from notifications.events.configured import ConfiguredTopic, declaration_of
+from notifications.events.exceptions import UnknownTopic
+from notifications.events.topics import resolve
 
+MIN_SECRET_LENGTH = 32
 CORE_LAYER = "channels_redis.core.RedisChannelLayer"
 
 
@@ -34,6 +37,90 @@ def check_topics(**_: Any) -> list[CheckMessage]:
         except ValueError as error:
             messages.append(Error(str(error), hint="Correct the setting HUB_TOPICS.", id="hub.E001"))
     return messages
+
+
+@register("hub")
+def check_shadowed_topics(**_: Any) -> list[CheckMessage]:
+    """A namespace of `HUB_TOPICS` that an app declares as well has no effect."""
+    configured = conf.get("HUB_TOPICS")
+    messages: list[CheckMessage] = []
+    for namespace in configured if isinstance(configured, Mapping) else ():
+        try:
+            declaration = resolve(f"{namespace}:x" if namespace else "x").declaration
+        except UnknownTopic:
+            continue
+        if not isinstance(declaration, ConfiguredTopic):
+            messages.append(
+                Warning(
+                    f"HUB_TOPICS[{namespace!r}] has no effect: {type(declaration).__name__} declares these topics.",
+                    hint="Choose another namespace, or change the declaration in the app's topics.py.",
+                    id="hub.W002",
+                )
+            )
+    return messages
+
+
+@register("hub")
+def check_numbers(**_: Any) -> list[CheckMessage]:
+    """Numbers must be numbers, and not too small to work with."""
+    messages: list[CheckMessage] = []
+    for name, setting in conf.SETTINGS.items():
+        value = conf.get(name)
+        if not setting.is_number:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < setting.minimum:
+            messages.append(
+                Error(
+                    f"{name} must be a number of at least {setting.minimum}, not {value!r}.",
+                    hint=f"{setting.help} The default is {setting.default}.",
+                    id="hub.E006",
+                )
+            )
+    return messages
+
+
+@register("hub")
+def check_origins(**_: Any) -> list[CheckMessage]:
+    """Origins have a scheme: browsers send it."""
+    return [
+        Error(
+            f"HUB_ALLOWED_ORIGINS: {origin!r} is no origin.",
+            hint=f"Write it with its scheme, as browsers send it: https://{origin}",
+            id="hub.E007",
+        )
+        for origin in conf.get("HUB_ALLOWED_ORIGINS")
+        if "://" not in origin
+    ]
+
+
+@register("hub")
+def check_token_secret(**_: Any) -> list[CheckMessage]:
+    """A short secret can be guessed, and whoever has it is everybody."""
+    secret = conf.get("HUB_TOKEN_SECRET")
+    if not secret or len(secret) >= MIN_SECRET_LENGTH:
+        return []
+    return [
+        Warning(
+            f"HUB_TOKEN_SECRET has {len(secret)} characters: tokens signed with it can be forged by guessing.",
+            hint=f"Use a random text of at least {MIN_SECRET_LENGTH} characters.",
+            id="hub.W003",
+        )
+    ]
+
+
+@register("hub")
+def check_memory_log(**_: Any) -> list[CheckMessage]:
+    """A memory log that belongs to nobody in particular loses what other processes publish."""
+    if conf.get("HUB_REDIS_URL") or conf.get("HUB_SOCKET"):
+        return []
+    return [
+        Warning(
+            "Neither HUB_REDIS_URL nor HUB_SOCKET is set: every process has a memory log of its own, and what a shell, "
+            "a command or a worker publishes to a topic that is not durable reaches nobody.",
+            hint="Set HUB_REDIS_URL, or for a single server process HUB_SOCKET to the path of a Unix socket.",
+            id="hub.W004",
+        )
+    ]
 
 
 @register("hub")
@@ -75,6 +162,20 @@ def check_channel_layer(**_: Any) -> list[CheckMessage]:
                 )
             )
     return messages
+
+
+@register("hub")
+def check_databases(**_: Any) -> list[CheckMessage]:
+    """There must be a database for durable topics, and users."""
+    return [
+        Error(
+            f"DATABASES[{alias!r}] is no database.",
+            hint="Set DATABASE_URL to an address such as postgres://user:password@host/name.",
+            id="hub.E008",
+        )
+        for alias, database in settings.DATABASES.items()
+        if database.get("ENGINE", "django.db.backends.dummy") == "django.db.backends.dummy"
+    ]
 
 
 @register("hub")

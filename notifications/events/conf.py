@@ -10,10 +10,15 @@ from django.conf import settings
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A setting of the apps: its default value and what it does, with units."""
+    """A setting of the apps: its default value, what it does, with units, and the smallest number it may be."""
 
     default: Any
     help: str
+    minimum: float = 1
+
+    @property
+    def is_number(self) -> bool:
+        return isinstance(self.default, int | float) and not isinstance(self.default, bool)
 
 
 SETTINGS: dict[str, Setting] = {
@@ -27,14 +32,14 @@ SETTINGS: dict[str, Setting] = {
     "HUB_MAX_HISTORY": Setting(300, "Events in one answer to history, and in one recovery."),
     "HUB_IDEMPOTENCY_SECONDS": Setting(300, "How long an idempotency key is remembered."),
     "HUB_POSITION_TTL_SECONDS": Setting(30 * 86_400, "How long a window topic remembers its offset unused."),
-    "HUB_POSITION_CHECK_SECONDS": Setting(3.0, "How often live topics are compared with their logs."),
+    "HUB_POSITION_CHECK_SECONDS": Setting(3.0, "How often live topics are compared with their logs.", 0.01),
     "HUB_RECHECK_SECONDS": Setting(60.0, "How often every session's permissions are asked again."),
     "HUB_PRESENCE_TTL_SECONDS": Setting(60, "Lease of a presence entry."),
     "HUB_PING_SECONDS": Setting(25, "How often a silent session is pinged."),
     "HUB_PONG_SECONDS": Setting(8, "How long a session may take to answer a ping."),
     "HUB_STALE_SECONDS": Setting(15, "How long a connection may stay open without `connect`."),
     "HUB_DATABASE_THREADS": Setting(4, "Threads of a server process for permission checks and durable logs."),
-    "HUB_REDIS_TIMEOUT_SECONDS": Setting(0.9, "How long publishing waits for Redis before it raises."),
+    "HUB_REDIS_TIMEOUT_SECONDS": Setting(0.9, "How long publishing waits for Redis before it raises.", 0.01),
     "HUB_TOKEN_SECRET": Setting("", "Secret of connection tokens (JWT, HS256); empty: tokens are refused."),
     "HUB_ALLOWED_ORIGINS": Setting([], "Origins whose pages may use cookies on sockets, besides the own host."),
     "HUB_ALLOW_ANONYMOUS": Setting(True, "Whether clients without credentials may connect at all."),

@@ -193,7 +193,10 @@ class TopicRegistry:
                     except ValueError:
                         continue
                     return ResolvedTopic(name, declaration, parts)
-        raise UnknownTopic(f"no declaration matches the topic {name!r}; `manage.py topics` lists what is declared")
+        hint = (
+            "install notifications.inbox" if str(name).startswith("#") else "`manage.py topics` lists what is declared"
+        )
+        raise UnknownTopic(f"no declaration matches the topic {name!r}; {hint}")
 
     def mirrored_by(self, group: str, type: str) -> ResolvedTopic | None:
         """The topic that is mirrored by a plain Channels group for messages of `type`, or None."""

@@ -14,6 +14,8 @@ from datetime import timedelta
 from types import FrameType
 from typing import Any
 
+from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
 
 from notifications.delivery.auth import Receive, Scope, Send
@@ -55,6 +57,9 @@ class Lifespan:
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
+        if mistakes := [found for found in run_checks(tags=["hub"]) if found.is_serious()]:
+            # Servers that are not started by a management command check nothing themselves.
+            raise ImproperlyConfigured("\n".join(str(mistake) for mistake in mistakes))
         loop = asyncio.get_running_loop()
         owner = OwnerServer() if conf.get("HUB_SOCKET") and not conf.get("HUB_REDIS_URL") else None
         async with contextlib.AsyncExitStack() as stack:

@@ -12,8 +12,9 @@ from pytest_django import Settings
 
 from notifications.delivery import control
 from notifications.delivery.switchboard import current_switchboard
-from notifications.events import Cursor, apublish
+from notifications.events import Cursor, Topic, apublish
 from notifications.events.messages import group_of
+from notifications.events.topics import registry
 from notifications.testing.client import ErrorReply, HubClient
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -170,6 +171,11 @@ async def test_subscribers_are_told_when_the_log_lost_its_memory(hub_client: Con
         ({"method": "history", "channel": "fleeting:1"}, 108),
         ({"method": "presence", "channel": "fleeting:1"}, 108),
         ({"method": "rpc", "data": 1}, 104),
+        ({"method": "subscribe", "channel": "open:1", "tf": {"key": "k", "cmp": "eq", "val": "v"}}, 108),
+        ({"method": "subscribe", "channel": "open:1", "type": 1}, 108),
+        ({"method": "sub_refresh", "channel": "open:1", "token": "t"}, 108),
+        ({"method": "history", "channel": "open:1", "limit": -7}, 107),
+        ({"method": "presence", "channel": "x" * 300}, 107),
     ],
 )
 async def test_what_is_not_possible_is_an_error_of_the_protocol(
@@ -181,6 +187,26 @@ async def test_what_is_not_possible_is_an_error_of_the_protocol(
         await client.command(str(command.pop("method")), **command)
 
     assert error.value.code == code
+
+
+async def test_a_permission_that_fails_costs_one_command_and_not_the_session(hub_client: Connect) -> None:
+    class BrokenTopic(Topic):
+        pattern = "broken:<name>"
+
+        def may_subscribe(self, user: object, name: str) -> bool:
+            raise ZeroDivisionError
+
+    registry.register(BrokenTopic)
+    client = await hub_client()
+    await client.subscribe("open:1")
+
+    with pytest.raises(ErrorReply) as error:
+        await client.subscribe("broken:1")
+    await apublish("open:1", "message", "still here")
+    registry.unregister(BrokenTopic)
+
+    assert error.value.code == 100
+    assert (await client.next_publication("open:1"))["data"] == "still here"
 
 
 async def test_subscribing_twice_is_an_error(hub_client: Connect) -> None:

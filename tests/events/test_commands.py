@@ -126,7 +126,7 @@ def test_topics_lists_what_is_declared() -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - nothing tells of what is waited for
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.core.checks import CheckMessage
 from pytest_django import Settings
 
 from notifications.events import Topic, durable, ephemeral, window
 from notifications.events.checks import (
     check_atomic_requests,
     check_channel_layer,
+    check_memory_log,
+    check_numbers,
+    check_origins,
+    check_shadowed_topics,
     check_sqlite_transactions,
+    check_token_secret,
     check_topics,
 )
 from notifications.events.configured import declaration_of, parse_duration
@@ -137,6 +144,31 @@ def test_the_empty_namespace_stands_for_names_without_one() -> None:
 )
 def test_durations(value: Any, seconds: float) -> None:
     assert parse_duration(value) == seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "check", "id"),
+    [
+        ("HUB_PING_SECONDS", "abc", check_numbers, "hub.E006"),
+        ("HUB_PING_SECONDS", 0, check_numbers, "hub.E006"),
+        ("HUB_MAX_DATA_BYTES", -1, check_numbers, "hub.E006"),
+        ("HUB_ALLOWED_ORIGINS", ["example.com"], check_origins, "hub.E007"),
+        ("HUB_TOKEN_SECRET", "short", check_token_secret, "hub.W003"),
+        ("HUB_TOPICS", {"chat": {}}, check_shadowed_topics, "hub.W002"),
+        ("HUB_TOPICS", "no object", check_topics, "hub.E001"),
+        ("HUB_SOCKET", "", check_memory_log, "hub.W004"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named_with_its_cure(
+    settings: Settings, name: str, value: Any, check: Callable[[], list[CheckMessage]], id: str
+) -> None:
+    setattr(settings, name, value)
+
+    (message,) = check()
+
+    assert message.id == id
+    assert name in message.msg
+    assert message.hint
 
 
 CORE = "channels_redis.core.RedisChannelLayer"

@@ -287,6 +287,13 @@ async def test_one_id_resumes_several_topics(hub: Hub) -> None:
     assert [event["data"] for event in resumed] == ['{"complete":true}', '"second"']
 
 
+@pytest.mark.parametrize("last", ["%%%garbage", "open%3Aelse=x%3A1"])
+async def test_an_id_that_cannot_be_resumed_from_is_told(hub: Hub, last: str) -> None:
+    resumed = await events_of(hub, f"topic={next(topics)}", number=1, **{"Last-Event-ID": last})
+
+    assert resumed == [{"event": "hub.resume", "data": '{"complete":false}'}]
+
+
 @pytest.mark.parametrize(
     ("query", "status"), [("", 400), ("topic=nobody:declared", 404), ("topic=activity:staff", 403)]
 )

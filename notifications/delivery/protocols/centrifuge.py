@@ -6,6 +6,8 @@ public schema of the protocol (`client.proto`) and the behaviour of its clients.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
@@ -20,6 +22,8 @@ from notifications.delivery.tokens import identity_of
 from notifications.events import conf
 from notifications.events.event import DEFAULT_TYPE, Cursor, EncodedEvent, Sender
 from notifications.events.topics import MAX_NAME_LENGTH
+
+logger = logging.getLogger(__name__)
 
 # Unsigned in the protocol; no log counts further than a signed 64-bit integer.
 Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -44,6 +48,8 @@ class SubscribeRequest(msgspec.Struct, frozen=True):
     positioned: bool = False
     recoverable: bool = False
     flag: int = 0
+    type: int = 0
+    tf: Any = None
 
 
 class ConnectRequest(msgspec.Struct, frozen=True):
@@ -82,7 +88,7 @@ class RpcRequest(msgspec.Struct, frozen=True):
 class Command(msgspec.Struct, frozen=True):
     """One message of a client: an id, and exactly one method with its request."""
 
-    id: int = 0
+    id: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 0
     connect: ConnectRequest | None = None
     subscribe: SubscribeRequest | None = None
     unsubscribe: TopicRequest | None = None
@@ -92,6 +98,7 @@ class Command(msgspec.Struct, frozen=True):
     history: HistoryRequest | None = None
     rpc: RpcRequest | None = None
     refresh: RefreshRequest | None = None
+    sub_refresh: TopicRequest | None = None
     send: dict[str, Any] | None = None
 
 
@@ -220,6 +227,14 @@ class CentrifugeProtocol:
             self._reply_error(session, number, error.code)
             if method == "connect":
                 session.state.failed = True
+        except (Disconnect, asyncio.CancelledError):
+            raise
+        except Exception:
+            # A permission function of a site, say. What the client has besides must not suffer from it.
+            logger.exception("the command %s failed", method)
+            self._reply_error(session, number, codes.INTERNAL)
+            if method == "connect":
+                session.state.failed = True
 
     def _reply(self, session: Session, number: int, method: str, result: dict[str, Any]) -> None:
         session.send(_encode({"id": number, method: result}))
@@ -272,6 +287,8 @@ class CentrifugeProtocol:
 
     async def _subscribe(self, session: Session, number: int, request: SubscribeRequest) -> None:
         _check_name(request.channel)
+        if request.type or request.tf is not None:
+            raise CommandError(codes.NOT_AVAILABLE)  # maps, polls and filters: to ignore them would send too much
         since = Cursor(request.offset, request.epoch) if request.recover else None
         recovery = await session.subscribe(request.channel, since=since, join_leave=request.join_leave)
         if recovery.recovered is False and request.flag & REJECT_UNRECOVERED:
@@ -315,15 +332,19 @@ class CentrifugeProtocol:
         self._reply(session, number, "publish", {})
 
     async def _presence(self, session: Session, number: int, request: TopicRequest) -> None:
+        _check_name(request.channel)
         members = await session.presence(request.channel)
         self._reply(session, number, "presence", {"presence": members})
 
     async def _presence_stats(self, session: Session, number: int, request: TopicRequest) -> None:
+        _check_name(request.channel)
         members = await session.presence(request.channel)
         self._reply(session, number, "presence_stats", presence_stats(members))
 
     async def _history(self, session: Session, number: int, request: HistoryRequest) -> None:
         _check_name(request.channel)
+        if request.limit < -1:
+            raise CommandError(codes.BAD_REQUEST)
         page = await session.history(
             request.channel,
             since=request.since.cursor if request.since is not None else None,
@@ -336,6 +357,9 @@ class CentrifugeProtocol:
             offset=page.position.offset,
         )
         self._reply(session, number, "history", result)
+
+    async def _sub_refresh(self, session: Session, number: int, request: TopicRequest) -> None:
+        raise CommandError(codes.NOT_AVAILABLE)  # no subscription expires by itself
 
     async def _rpc(self, session: Session, number: int, request: RpcRequest) -> None:
         raise CommandError(codes.METHOD_NOT_FOUND)
