@@ -88,7 +88,10 @@ def alerts_page_state() -> dict[str, Any]:
     """What the page of alerts opens with."""
     # The cursor first: an alert that changes between the two reads is then in the rows and comes again, not never.
     cursor = cursor_state(position(TOPIC))
-    return {"alerts": [alert_state(alert) for alert in listed_alerts()], "cursor": cursor}
+    alerts = listed_alerts()
+    listed = sum(alert.status == Alert.Status.FIRING for alert in alerts)
+    firing = listed if listed < OPEN_ALERTS else Alert.objects.filter(status=Alert.Status.FIRING).count()
+    return {"alerts": [alert_state(alert) for alert in alerts], "unlisted": firing - listed, "cursor": cursor}
 
 
 def alert_count_state() -> dict[str, Any]:

@@ -59,3 +59,15 @@ def test_the_count_goes_beyond_the_ids_that_it_names(monkeypatch: pytest.MonkeyP
     counted = selectors.firing_unacknowledged()
 
     assert (counted.total, len(counted.ids)) == (3, 2)
+
+
+def test_firing_alerts_beyond_those_that_are_listed_are_counted() -> None:
+    now = timezone.now()
+    Alert.objects.bulk_create(
+        Alert(source="test", fingerprint=str(number), name="Many", status="firing", starts_at=now, last_seen_at=now)
+        for number in range(selectors.OPEN_ALERTS + 8)
+    )
+
+    state = selectors.alerts_page_state()
+
+    assert (len(state["alerts"]), state["unlisted"]) == (selectors.OPEN_ALERTS, 8)

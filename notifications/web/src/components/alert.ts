@@ -25,6 +25,8 @@ export interface Alert {
 
 export interface AlertsState {
   alerts: Alert[];
+  /** Firing alerts beyond those that a page lists. */
+  unlisted?: number;
   cursor?: Cursor | null;
 }
 

@@ -4,7 +4,7 @@ import { repeat } from "lit/directives/repeat.js";
 import { HubElement } from "../component.js";
 import { hub } from "../connection.js";
 import type { Cursor } from "../event.js";
-import { duration, minute, plural } from "../format.js";
+import { duration, minute, number, plural } from "../format.js";
 import { post } from "../http.js";
 import { icon } from "../icons.js";
 import { badge, severityBadge, severityOf } from "../severity.js";
@@ -27,6 +27,7 @@ export class HubAlerts extends HubElement {
     css`
       header { padding: 8px 8px 8px 16px; border-bottom: 1px solid var(--_line); flex-wrap: wrap; }
       header input { flex: 1 1 160px; min-width: 0; max-width: 320px; }
+      header .count { flex: 1 0 auto; }
       .row { display: grid; grid-template-columns: 96px minmax(0, 1fr) auto; gap: 4px 16px; padding: 12px 16px; border-bottom: 1px solid var(--_line); border-inline-start: 3px solid transparent; align-items: start; }
       .row:last-child { border-bottom: 0; }
       .row.open { border-inline-start-color: var(--tone); }
@@ -51,6 +52,7 @@ export class HubAlerts extends HubElement {
   declare filter: string;
 
   #alerts = new Map<number, Alert>();
+  #unlisted = 0;
   /** Acknowledged here, not yet confirmed by the server. */
   #taking = new Map<number, string>();
   #refused = new Map<number, string>();
@@ -93,6 +95,7 @@ export class HubAlerts extends HubElement {
 
   #load(state: AlertsState): void {
     this.#alerts = new Map(state.alerts.map((alert) => [alert.id, alert]));
+    this.#unlisted = state.unlisted ?? 0;
     this.loaded = true;
     this.requestUpdate();
   }
@@ -154,7 +157,7 @@ export class HubAlerts extends HubElement {
       <header class="spread">
         <input type="search" placeholder="Filter  ( / )" aria-label="Filter alerts" .value=${this.filter}
           @input=${(event: Event) => (this.filter = (event.target as HTMLInputElement).value)} @keydown=${this.#escape} />
-        <span class="grow small muted" role="status">${this.loaded ? `${plural(all.filter(open).length, "alert")} open` : nothing}</span>
+        <span class="grow count small muted" role="status">${this.loaded ? `${plural(all.filter(open).length, "alert")} open${this.#unlisted ? `, ${number(this.#unlisted)} more not listed` : ""}` : nothing}</span>
         ${this.freshness()}
         <hub-copy .topic=${this.topic} type="alert.firing" .sample=${{ name: "DiskFull", severity: "critical" }}></hub-copy>
       </header>
