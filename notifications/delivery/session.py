@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -106,7 +105,6 @@ class Session:
         "encoding",
         "id",
         "identity",
-        "opened_at",
         "outgoing",
         "protocol",
         "state",
@@ -137,7 +135,6 @@ class Session:
         self.awaiting_pong = False
         self.allowance = 0
         self.closed_with: Code | None = None
-        self.opened_at = time.time()
 
     # What the transport calls.
 
@@ -227,11 +224,6 @@ class Session:
         self.commands.append(command)
         if self._task is None:
             self._task = self.switchboard.loop.create_task(self._run_commands())
-
-    @property
-    def busy(self) -> bool:
-        """Whether commands are running or waiting."""
-        return self._task is not None
 
     async def _run_commands(self) -> None:
         try:

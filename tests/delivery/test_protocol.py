@@ -272,6 +272,18 @@ async def test_presence_joins_and_leaves(hub_client: Connect) -> None:
     assert left == {"channel": "open:1", "leave": {"info": {"user": "", "client": second.session.id}}}
 
 
+async def test_an_excluded_client_does_not_get_its_own_event_back(hub_client: Connect) -> None:
+    author, reader = await hub_client(), await hub_client()
+    for client in (author, reader):
+        await client.subscribe("open:1")
+
+    await apublish("open:1", "message", "mine", exclude=author.session.id)
+    await apublish("open:1", "message", "for all")
+
+    assert (await reader.next_publication("open:1"))["data"] == "mine"
+    assert (await author.next_publication("open:1"))["data"] == "for all"
+
+
 async def test_what_a_client_publishes_has_its_sender(hub_client: Connect) -> None:
     user = await ana()
     client = await hub_client(user)

@@ -16,8 +16,11 @@ import jwt
 import pytest
 import websockets
 from centrifuge import Client, ClientEventHandler, PublicationContext, SubscriptionEventHandler
+from django.contrib.auth.models import User
+from pytest_django import Settings
 from websockets.asyncio.client import ClientConnection, connect
 
+from notifications.delivery.tokens import connection_token
 from tests.conftest import API_KEY, TOKEN_SECRET
 from tests.servers import Hub
 
@@ -132,6 +135,19 @@ async def test_a_wrong_token_closes_the_socket(hub: Hub, claims: dict[str, Any],
         await socket.send(json.dumps({"id": 1, "connect": {"token": wrong}}))
 
         assert await closed(socket) == (3500, "invalid token")
+
+
+async def test_a_token_that_the_hub_signed_opens_a_session(
+    hub: Hub, settings: Settings, django_user_model: type[User]
+) -> None:
+    settings.HUB_TOKEN_SECRET = TOKEN_SECRET
+    signed = connection_token(django_user_model(pk=4_711, username="carla"), seconds=60)
+    async with connect(f"ws://{hub.address}/connection/websocket") as socket:
+        await socket.send(json.dumps({"id": 1, "connect": {"token": signed}}))
+        result = (await receive(socket))["connect"]
+
+    assert (result["expires"], list(result["subs"])) == (True, ["#4711"])
+    assert 58 <= result["ttl"] <= 60
 
 
 async def test_an_expired_token_is_an_error_that_asks_for_a_new_one(hub: Hub) -> None:

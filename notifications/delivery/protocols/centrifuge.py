@@ -108,7 +108,6 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Command).decode
 
 PING = b"{}"
-PONG = b"{}"
 
 
 class ClientInfo(msgspec.Struct, frozen=True, omit_defaults=True):
