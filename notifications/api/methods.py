@@ -21,7 +21,8 @@ from msgspec import Meta, Struct
 from notifications.delivery import codes, presence
 from notifications.delivery.codes import CommandError
 from notifications.delivery.identity import Identity
-from notifications.delivery.protocols.centrifuge import Publication, presence_stats, publication_of
+from notifications.delivery.protocols.centrifuge import presence_stats
+from notifications.delivery.protocols.schema import Publication, publication_of
 from notifications.delivery.registry import registry
 from notifications.events import conf
 from notifications.events.event import Cursor

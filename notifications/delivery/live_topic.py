@@ -16,7 +16,8 @@ from notifications.events.messages import group_of
 from notifications.events.topics import ResolvedTopic, namespace_of
 
 if TYPE_CHECKING:
-    from notifications.delivery.session import Session, Subscription
+    from notifications.delivery.session import Session
+    from notifications.delivery.subscription import Subscription
     from notifications.delivery.switchboard import Switchboard
 
 logger = logging.getLogger(__name__)

@@ -6,21 +6,22 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from notifications.delivery import codes, identity, metrics, presence
 from notifications.delivery.codes import Code, CommandError, Disconnect
 from notifications.delivery.frames import Encoding, Framing
 from notifications.delivery.identity import ANONYMOUS, Identity
+from notifications.delivery.subscription import Recovery, Subscription
 from notifications.events import conf
-from notifications.events.event import Cursor, EncodedEvent, Event, Sender
+from notifications.events.event import Cursor, Event, Sender
 from notifications.events.exceptions import HubError, InvalidEvent, LogUnavailable, UnknownTopic
 from notifications.events.logs import Page, log_for
+from notifications.events.retention import Kind
 from notifications.events.services import apublish
 from notifications.events.topics import ResolvedTopic, namespace_of, resolve
 
 if TYPE_CHECKING:
-    from notifications.delivery.live_topic import LiveTopic
     from notifications.delivery.protocols.base import WireProtocol
     from notifications.delivery.switchboard import Switchboard
 
@@ -54,44 +55,6 @@ class Transport(Protocol):
         ...
 
 
-class Subscription:
-    """A session's subscription to a topic.
-
-    Until it is released, events are held in `held`; events up to `floor` were sent another way.
-    """
-
-    __slots__ = ("by_server", "established", "floor", "held", "join_leave", "live", "outdated", "session", "topic")
-
-    def __init__(self, session: Session, topic: ResolvedTopic, *, by_server: bool, join_leave: bool) -> None:
-        self.session = session
-        self.topic = topic
-        self.by_server = by_server
-        self.join_leave = join_leave
-        self.live: LiveTopic | None = None
-        self.held: list[EncodedEvent] | None = []
-        self.floor = 0
-        self.established = False
-        # Whether the topic's log began anew while this was being made.
-        self.outdated = False
-
-    def release(self) -> None:
-        """Send the events that were held while the subscription was being answered, and go live."""
-        if self.live is not None:
-            self.live.release(self)
-
-
-class Recovery(NamedTuple):
-    """The outcome of subscribing: where the subscription begins, and what was missed before.
-
-    `recovered` is None when the client asked for no recovery.
-    """
-
-    subscription: Subscription
-    position: Cursor
-    events: list[EncodedEvent]
-    recovered: bool | None
-
-
 class Session:
     """One connected client. Used on its event loop only; no task, timer or queue of its own belongs to it."""
 
@@ -99,6 +62,7 @@ class Session:
         "_task",
         "allowance",
         "awaiting_pong",
+        "beside",
         "closed_with",
         "commands",
         "connected",
@@ -134,6 +98,7 @@ class Session:
         self.connected = False
         self.awaiting_pong = False
         self.allowance = 0
+        self.beside = 0
         self.closed_with: Code | None = None
 
     # What the transport calls.
@@ -228,14 +193,47 @@ class Session:
     async def _run_commands(self) -> None:
         try:
             while self.commands:
-                await self.commands.pop(0)
+                await self._run_one(self.commands.pop(0))
+        finally:
+            self._task = None
+
+    def run_beside(self, command: Coroutine[Any, Any, None]) -> None:
+        """Run a command beside those that are running; it is for the caller to know that their order is no matter."""
+        if self.beside >= MAX_WAITING_COMMANDS:
+            command.close()
+            raise Disconnect(codes.TOO_MANY_REQUESTS)
+        self.beside += 1
+        self.switchboard.spawn(self._run_beside(command))
+
+    async def _run_beside(self, command: Coroutine[Any, Any, None]) -> None:
+        try:
+            await self._run_one(command)
+        finally:
+            self.beside -= 1
+
+    async def _run_one(self, command: Coroutine[Any, Any, None]) -> None:
+        try:
+            await command
         except Disconnect as disconnect:
             self.disconnect(disconnect.code)
         except Exception:
             logger.exception("a command of a %s session failed", self.protocol.name)
             self.disconnect(codes.SERVER_ERROR)
-        finally:
-            self._task = None
+
+    def publishes_in_order(self, name: str) -> bool:
+        """Whether publications of this session to a topic reach its log in order without waiting for each other.
+
+        So it is where nothing has to be asked first, nothing else is running, and the log appends in the order in
+        which it is called; the durable log does so on several threads.
+        """
+        subscription = self.subscriptions.get(name)
+        return (
+            self._task is None
+            and subscription is not None
+            and subscription.established
+            and "publish" in subscription.topic.declaration.subscribers_may
+            and subscription.topic.retention.kind is not Kind.DURABLE
+        )
 
     async def subscribe(
         self,
@@ -293,6 +291,9 @@ class Session:
             if since is None or not topic.retention.kept:
                 position = live.position if live is not None else None
                 return Recovery(subscription, position or Cursor(), [], None)
+            if live is not None and live.position is not None and live.position.covers(since):
+                # Nothing was missed, which the log need not be asked for: a storm of reconnects reads nothing.
+                return Recovery(subscription, live.position, [], True)
             page = await log_for(topic.retention).aread(topic, since=since, limit=conf.get("HUB_MAX_HISTORY"))
             if not subscription.outdated:
                 recovered = page.continues(since)

@@ -14,7 +14,7 @@ from notifications.delivery.auth import Receive, Scope, Send, header, identity_o
 from notifications.delivery.codes import CommandError, Disconnect
 from notifications.delivery.identity import Identity
 from notifications.delivery.protocols.sse import RETRY_MILLISECONDS, SSE, StreamSession, decode_cursors, opening
-from notifications.delivery.session import Recovery
+from notifications.delivery.subscription import Recovery
 from notifications.delivery.switchboard import current_switchboard
 from notifications.delivery.tokens import identity_of
 from notifications.delivery.transports import AsgiStreamTransport

@@ -23,7 +23,8 @@ import notifications
 from notifications.delivery import codes, control, presence
 from notifications.delivery.live_topic import LiveTopic
 from notifications.delivery.registry import Node, registry
-from notifications.delivery.session import Session, Subscription
+from notifications.delivery.session import Session
+from notifications.delivery.subscription import Subscription
 from notifications.delivery.wheel import Wheel
 from notifications.events import bridge, conf, messenger
 from notifications.events.event import Cursor

@@ -264,3 +264,33 @@ def test_nothing_is_before_the_first_event(own_redis: RedisServer) -> None:
     publish("open:a", "message", 1)
 
     assert history("open:a", since=Cursor(0), reverse=True)[0] == []
+
+
+async def test_publications_that_are_in_flight_together_keep_their_order(
+    own_redis: RedisServer, hub_client: Connect
+) -> None:
+    author, reader = await hub_client(), await hub_client()
+    for client in (author, reader):
+        await client.subscribe("open:1")
+
+    for number in range(300):
+        author.session.feed(f'{{"id":{number + 100},"publish":{{"channel":"open:1","data":{number}}}}}')
+    received = [await reader.next_publication("open:1") for _ in range(300)]
+
+    assert [publication["data"] for publication in received] == list(range(300))
+    assert [publication["offset"] for publication in received] == list(range(1, 301))
+
+
+async def test_a_client_that_missed_nothing_recovers_without_a_question_to_the_log(
+    own_redis: RedisServer, hub_client: Connect
+) -> None:
+    first, second = await hub_client(), await hub_client()
+    epoch = (await first.subscribe("open:1"))["epoch"]
+    await apublish("open:1", "message", 1)
+    await first.next_publication("open:1")
+    os.kill(own_redis.process.pid, signal.SIGSTOP)
+
+    result = await second.subscribe("open:1", since=Cursor(1, epoch))
+
+    os.kill(own_redis.process.pid, signal.SIGCONT)
+    assert (result["recovered"], result["offset"]) == (True, 1)

@@ -8,7 +8,8 @@ from notifications.delivery.codes import Code
 from notifications.events.event import EncodedEvent
 
 if TYPE_CHECKING:
-    from notifications.delivery.session import Session, Subscription
+    from notifications.delivery.session import Session
+    from notifications.delivery.subscription import Subscription
 
 
 class WireProtocol(Protocol):

@@ -10,150 +10,40 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 import notifications
 from notifications.delivery import codes, identity, metrics
 from notifications.delivery.codes import Code, CommandError, Disconnect
-from notifications.delivery.session import Recovery, Session, Subscription
+from notifications.delivery.protocols.schema import (
+    METHODS,
+    Command,
+    ConnectRequest,
+    HistoryRequest,
+    PublicationPush,
+    PublishRequest,
+    Push,
+    RefreshRequest,
+    RpcRequest,
+    SubscribeRequest,
+    TopicRequest,
+    publication_of,
+)
+from notifications.delivery.session import Session
+from notifications.delivery.subscription import Recovery, Subscription
 from notifications.delivery.tokens import identity_of
 from notifications.events import conf
-from notifications.events.event import DEFAULT_TYPE, Cursor, EncodedEvent, Sender
+from notifications.events.event import Cursor, EncodedEvent
 from notifications.events.topics import MAX_NAME_LENGTH
 
 logger = logging.getLogger(__name__)
-
-# Unsigned in the protocol; no log counts further than a signed 64-bit integer.
-Offset = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-
-
-class StreamPosition(msgspec.Struct, frozen=True):
-    offset: Offset = 0
-    epoch: str = ""
-
-    @property
-    def cursor(self) -> Cursor:
-        return Cursor(self.offset, self.epoch)
-
-
-class SubscribeRequest(msgspec.Struct, frozen=True):
-    channel: str = ""
-    token: str = ""
-    recover: bool = False
-    offset: Offset = 0
-    epoch: str = ""
-    join_leave: bool = False
-    positioned: bool = False
-    recoverable: bool = False
-    flag: int = 0
-    type: int = 0
-    tf: Any = None
-
-
-class ConnectRequest(msgspec.Struct, frozen=True):
-    token: str = ""
-    data: msgspec.Raw = msgspec.Raw()
-    subs: dict[str, SubscribeRequest] | None = None
-    name: str = ""
-    version: str = ""
-
-
-class TopicRequest(msgspec.Struct, frozen=True):
-    channel: str = ""
-
-
-class PublishRequest(msgspec.Struct, frozen=True):
-    channel: str = ""
-    data: Any = msgspec.UNSET
-
-
-class HistoryRequest(msgspec.Struct, frozen=True):
-    channel: str = ""
-    limit: int = 0
-    since: StreamPosition | None = None
-    reverse: bool = False
-
-
-class RefreshRequest(msgspec.Struct, frozen=True):
-    token: str = ""
-
-
-class RpcRequest(msgspec.Struct, frozen=True):
-    method: str = ""
-    data: Any = None
-
-
-class Command(msgspec.Struct, frozen=True):
-    """One message of a client: an id, and exactly one method with its request."""
-
-    id: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 0
-    connect: ConnectRequest | None = None
-    subscribe: SubscribeRequest | None = None
-    unsubscribe: TopicRequest | None = None
-    publish: PublishRequest | None = None
-    presence: TopicRequest | None = None
-    presence_stats: TopicRequest | None = None
-    history: HistoryRequest | None = None
-    rpc: RpcRequest | None = None
-    refresh: RefreshRequest | None = None
-    sub_refresh: TopicRequest | None = None
-    send: dict[str, Any] | None = None
-
-
-METHODS = tuple(name for name in Command.__struct_fields__ if name != "id")
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Command).decode
 
 PING = b"{}"
-
-
-class ClientInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    user: str = ""
-    client: str = ""
-    conn_info: dict[str, Any] | None = None
-
-
-class Publication(msgspec.Struct, frozen=True, omit_defaults=True):
-    data: msgspec.Raw
-    offset: int = 0
-    info: ClientInfo | None = None
-    tags: dict[str, str] | None = None
-    epoch: str = ""
-
-
-class _PublicationPush(msgspec.Struct, frozen=True):
-    channel: str
-    pub: Publication
-
-
-class _Push(msgspec.Struct, frozen=True):
-    push: _PublicationPush
-
-
-def publication_of(event: EncodedEvent) -> Publication:
-    """An event as a publication: type, id and key as its tags, the sender as its info."""
-    tags = None
-    if event.type != DEFAULT_TYPE or event.key is not None:
-        tags = {"type": event.type, "id": event.id}
-        if event.key is not None:
-            tags["key"] = event.key
-    offset = event.offset or 0
-    return Publication(
-        data=event.data,
-        offset=offset,
-        info=None if event.sender is None else client_info_of(event.sender),
-        tags=tags,
-        # The first event of a run names it, for clients that subscribed when there was none.
-        epoch=event.epoch if offset == 1 else "",
-    )
-
-
-def client_info_of(sender: Sender) -> ClientInfo:
-    """A sender as the protocol's ClientInfo."""
-    return ClientInfo(sender.user, sender.client, sender.info)
 
 
 def _without_zeros(**fields: Any) -> dict[str, Any]:
@@ -213,6 +103,8 @@ class CentrifugeProtocol:
         request = getattr(command, method)
         if method == "unsubscribe":
             self._unsubscribe(session, command.id, request)
+        elif method == "publish" and session.publishes_in_order(request.channel):
+            session.run_beside(self._answer(session, command.id, method, request))
         else:
             session.run(self._answer(session, command.id, method, request))
 
@@ -380,7 +272,7 @@ class CentrifugeProtocol:
     # What the session tells its client.
 
     def encode_event(self, event: EncodedEvent) -> bytes:
-        return _encode(_Push(_PublicationPush(event.topic, publication_of(event))))
+        return _encode(Push(PublicationPush(event.topic, publication_of(event))))
 
     def encode_presence(self, topic: str, action: str, info: dict[str, Any]) -> bytes:
         return _encode({"push": {"channel": topic, action: {"info": info}}})

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from notifications.delivery.codes import Code
-from notifications.delivery.session import Session, Subscription
+from notifications.delivery.session import Session
+from notifications.delivery.subscription import Subscription
 from notifications.events.event import EncodedEvent
 
 _encode = msgspec.json.Encoder().encode

@@ -12,7 +12,8 @@ import msgspec
 
 from notifications.delivery import codes
 from notifications.delivery.codes import Code, CommandError, Disconnect
-from notifications.delivery.session import Session, Subscription
+from notifications.delivery.session import Session
+from notifications.delivery.subscription import Subscription
 from notifications.events.event import EncodedEvent
 
 _encode = msgspec.json.Encoder().encode

@@ -15,7 +15,8 @@ import msgspec
 
 from notifications.delivery import codes
 from notifications.delivery.codes import Code
-from notifications.delivery.session import Session, Subscription
+from notifications.delivery.session import Session
+from notifications.delivery.subscription import Subscription
 from notifications.events.event import Cursor, EncodedEvent
 
 RETRY_MILLISECONDS = 3_000

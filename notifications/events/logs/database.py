@@ -203,7 +203,7 @@ _announcing = threading.Lock()
 # When the layer did not take an announcement, the next ones are left to the comparison of positions for so long:
 # each would wait as long as Redis is waited for, and all publishers of the process behind it.
 SILENT_SECONDS = 1.0
-_silent_until = 0.0
+_silent_until: dict[str, float] = {}  # by the Redis that did not answer
 
 
 def number_and_announce(name: str) -> dict[int, EncodedEvent]:
@@ -273,8 +273,8 @@ def _number_once(name: str) -> list[NumberedRow]:
 
 
 def _announce(topic: ResolvedTopic, numbered: Sequence[tuple[EncodedEvent, NumberedRow]]) -> None:
-    global _silent_until
-    if not numbered or time.monotonic() < _silent_until:
+    redis_url = conf.get("HUB_REDIS_URL")
+    if not numbered or time.monotonic() < _silent_until.get(redis_url, 0):
         return
     try:
         for event, row in numbered:
@@ -283,7 +283,7 @@ def _announce(topic: ResolvedTopic, numbered: Sequence[tuple[EncodedEvent, Numbe
     except LogUnavailable as error:
         # They are in the log: every process that serves the topic finds them when it compares positions. The rest
         # is not tried.
-        _silent_until = time.monotonic() + SILENT_SECONDS
+        _silent_until[redis_url] = time.monotonic() + SILENT_SECONDS
         logger.warning("events of %s could not all be announced: %s", topic.name, error)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import redis
 
 from notifications.events import conf, counters, messenger
 from notifications.events.event import Cursor, at_position, decode
+from notifications.events.exceptions import LogUnavailable
 from notifications.events.logs.base import Appended, Draft, Page
+from notifications.events.logs.batches import Batches
 from notifications.events.messages import FORMAT, event_message, group_of
 from notifications.events.redis_clients import async_client, sync_client, translated_errors
 from notifications.events.topics import ResolvedTopic
@@ -35,6 +39,7 @@ class RedisLog:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._batches: WeakKeyDictionary[asyncio.AbstractEventLoop, Batches] = WeakKeyDictionary()
         # Scripts are only texts with their hash; the client is given at each call.
         nowhere = redis.Redis()
         self._append_script = nowhere.register_script(_APPEND)
@@ -53,18 +58,27 @@ class RedisLog:
         return self._finish(drafts, answers, announces)
 
     async def aappend(self, drafts: Sequence[Draft]) -> list[Appended]:
+        loop = asyncio.get_running_loop()
+        batches = self._batches.get(loop)
+        if batches is None:
+            batches = self._batches[loop] = Batches(self._append_batch)
+        return await batches.add(drafts)
+
+    async def _append_batch(self, drafts: Sequence[Draft]) -> list[Appended | Exception]:
         announces = self._announces()
         client = async_client()
         script: Any = client.register_script(_APPEND)
+        pipeline = client.pipeline(transaction=False)
+        for draft in drafts:
+            await script(*self._append_call(draft, announces), client=pipeline)
         with translated_errors():
-            if len(drafts) == 1:
-                answers = [await script(*self._append_call(drafts[0], announces))]
-            else:
-                pipeline = client.pipeline(transaction=False)
-                for draft in drafts:
-                    await script(*self._append_call(draft, announces), client=pipeline)
-                answers = await pipeline.execute()
-        return self._finish(drafts, answers, announces)
+            answers = await pipeline.execute(raise_on_error=False)
+        return [self._outcome(draft, answer, announces) for draft, answer in zip(drafts, answers, strict=True)]
+
+    def _outcome(self, draft: Draft, answer: Any, announces: bool) -> Appended | Exception:
+        if isinstance(answer, Exception):
+            return LogUnavailable(f"Redis did not take the call: {answer}")
+        return self._finish([draft], [answer], announces)[0]
 
     def _announces(self) -> bool:
         """Whether the script can announce by itself, because the layer is pub/sub on the same Redis."""
