@@ -152,16 +152,16 @@ class Session:
         frames, self.outgoing = self.outgoing, []
         if not frames or self.closed_with is not None:
             return True
-        size = sum(map(len, frames))
-        pending = self.transport.pending()
+        size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
+        switchboard, pending = self.switchboard, self.transport.pending()
         if not pending:
             # However much is sent in one turn, an answer with a long history say, a client that had taken
             # everything before is not slow. It may take its time for this much on top of the limit.
             self.allowance = size
-        elif pending + size > conf.get("HUB_MAX_OUTGOING_BYTES") + self.allowance:
+        elif pending + size > switchboard.max_outgoing_bytes + self.allowance:
             self.disconnect(codes.SLOW)
             return False
-        metrics.sent_bytes.inc(size)
+        switchboard.sent_bytes += size
         self.transport.write(frames)
         return True
 
@@ -291,10 +291,13 @@ class Session:
             if since is None or not topic.retention.kept:
                 position = live.position if live is not None else None
                 return Recovery(subscription, position or Cursor(), [], None)
-            if live is not None and live.position is not None and live.position.covers(since):
-                # Nothing was missed, which the log need not be asked for: a storm of reconnects reads nothing.
-                return Recovery(subscription, live.position, [], True)
-            page = await log_for(topic.retention).aread(topic, since=since, limit=conf.get("HUB_MAX_HISTORY"))
+            limit = conf.get("HUB_MAX_HISTORY")
+            if live is not None and live.position is not None and since.epoch in ("", live.position.epoch):
+                # The log need not be asked where nothing was missed, or too much: a storm of reconnects reads little.
+                missed = live.position.offset - since.offset
+                if missed == 0 or missed > limit:
+                    return Recovery(subscription, live.position, [], missed == 0)
+            page = await log_for(topic.retention).aread(topic, since=since, limit=limit)
             if not subscription.outdated:
                 recovered = page.continues(since)
                 return Recovery(subscription, page.position, page.events if recovered else [], recovered)

@@ -20,7 +20,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import notifications
-from notifications.delivery import codes, control, presence
+from notifications.delivery import codes, control, metrics, presence
 from notifications.delivery.live_topic import LiveTopic
 from notifications.delivery.registry import Node, registry
 from notifications.delivery.session import Session
@@ -85,6 +85,8 @@ class Switchboard:
         self.sessions: dict[str, Session] = {}
         self.sessions_of_user: defaultdict[str, set[Session]] = defaultdict(set)
         self.delivered = 0
+        self.max_outgoing_bytes: int = conf.get("HUB_MAX_OUTGOING_BYTES")
+        self.sent_bytes = 0
         self.draining = False
         # Whether the control plane may have lost messages, because what carries them could not be reached.
         self._trouble = False
@@ -190,6 +192,9 @@ class Switchboard:
         dirty, self._dirty = self._dirty, []
         for session in dirty:
             session.flush()
+        # Counted here once, not per write: a counter of Prometheus takes a lock each time.
+        metrics.sent_bytes.inc(self.sent_bytes)
+        self.sent_bytes = 0
 
     # Topics.
 

@@ -25,10 +25,6 @@ class Cursor(msgspec.Struct, frozen=True):
     offset: int = 0
     epoch: str = ""
 
-    def covers(self, other: Cursor) -> bool:
-        """Whether nothing lies between `other`, whose epoch may be unknown to its owner, and this position."""
-        return other.offset == self.offset and other.epoch in ("", self.epoch)
-
 
 class Sender(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who published: the user's id, the client (one connection), and what others may know of the user."""
