@@ -27,6 +27,9 @@ class AlertAdmin(ModelAdmin):  # type: ignore[misc]
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False  # open pages would go on showing it, and its source would report it again
+
     @admin.action(description="Acknowledge the chosen alerts", permissions=["view"])
     def acknowledge(self, request: HttpRequest, queryset: QuerySet[Alert]) -> None:
         for alert in queryset:

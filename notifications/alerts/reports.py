@@ -13,6 +13,7 @@ import msgspec
 
 from notifications.alerts import topics
 from notifications.alerts.models import Alert
+from notifications.events.text import storable
 
 #: A report of a resolved alert's own firing that comes within this time is a late copy; a later one means that it
 #: fires again, as a monitoring system that was unreachable for a while reports it with its old start.
@@ -137,9 +138,9 @@ def _take_content(report: Report, alert: Alert) -> bool:
 
 
 def clean_text(value: Any, limit: int | None = None) -> str:
-    """Text as a database can hold it: PostgreSQL refuses the character NUL."""
+    """Text as a database can hold it, without space around it."""
     text = value if isinstance(value, str) else "" if value is None else msgspec.json.encode(value).decode()
-    text = text.replace("\0", "").strip()
+    text = storable(text).strip()
     return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -119,6 +119,12 @@ class ResolvedTopic(NamedTuple):
         method: Callable[..., bool] = getattr(self.declaration, f"may_{action}")
         return bool(method(user, **self.parts))
 
+    def may_be_read_by(self, user: Any) -> bool:
+        """Whether `user` may read kept events, by their own right or as a subscriber."""
+        if self.allows("read_history", user):
+            return True
+        return "history" in self.declaration.subscribers_may and self.allows("subscribe", user)
+
     def check_data(self, type: str, data: Any) -> None:
         """Raise InvalidEvent when `data` does not fit the schema declared for events of `type`."""
         schema = self.declaration.schemas.get(type)

@@ -54,7 +54,7 @@ class LiveTask(DjangoTask[..., Any]):
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         super().before_start(task_id, args, kwargs)
         with _harmless():
-            watched = _running[task_id] = WatchedRun(Run(task_id, self.name))
+            watched = _running[task_id] = WatchedRun(Run(task_id, self.name), attempt=self.request.retries)
             watched.start()
 
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
@@ -72,25 +72,31 @@ class LiveTask(DjangoTask[..., Any]):
 
     def _ended(self, task_id: str, state: str, **changes: Any) -> None:
         with _harmless():
-            watched = _running.pop(task_id, None) or WatchedRun(Run(task_id, self.name))
-            watched.end(state, **changes)
+            watched = _take(task_id, self.request.retries)
+            if watched is None and state != RETRIED:
+                watched = WatchedRun(Run(task_id, self.name), attempt=self.request.retries)
+            if watched is not None:
+                watched.end(state, **changes)
 
 
 class WatchedRun:
     """A run that this process works on. Bounds how much is told of it, and keeps it in order."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, attempt: int) -> None:
         self.run = run
+        self.attempt = attempt
         # Held while publishing: the timer's thread and the task's must not overtake each other.
         self._lock = threading.Lock()
         self._told_at = self._stored_at = float("-inf")
         self._untold = False
         self._ended = False
+        self._written_at = run.updated_at
         self._timer: threading.Timer | None = None
 
     def start(self) -> None:
         """Store and tell that the run started."""
         self.run.change(STARTED)
+        self._written_at = self.run.updated_at
         _services().store(self.run)
         _services().announce(self.run)
 
@@ -108,6 +114,7 @@ class WatchedRun:
         # Rows before events: who reads between the two gets the event again, instead of never.
         if now - self._stored_at >= STORE_SECONDS:
             self._stored_at = now
+            self._written_at = self.run.updated_at
             _services().store_progress(self.run)
         if due <= 0:
             with self._lock:
@@ -133,12 +140,24 @@ class WatchedRun:
                 self._tell()
             self._ended = True
             self.run.change(state, **changes)
-        with _harmless():
-            _services().store(self.run)
+        if state == RETRIED:
+            if not _services().store_retry(self.run, since=self._written_at):
+                return  # the next attempt is on its way, and tells for itself
+        else:
+            with _harmless():
+                _services().store(self.run)
         _services().announce(self.run)
 
 
 _running: dict[str, WatchedRun] = {}
+
+
+def _take(task_id: str, attempt: int) -> WatchedRun | None:
+    """Watch an attempt no longer. The next one may run in this process already, on another thread: it is left."""
+    watched = _running.get(task_id)
+    if watched is None or watched.attempt != attempt:
+        return None
+    return _running.pop(task_id, None)
 
 
 def fail_running(reason: str) -> int:
@@ -153,9 +172,9 @@ def fail_running(reason: str) -> int:
 
 
 @signals.task_postrun.connect(dispatch_uid="hub-progress-postrun")
-def _ended_otherwise(task_id: str, state: str | None = None, **_: Any) -> None:
+def _ended_otherwise(task_id: str, task: Any, state: str | None = None, **_: Any) -> None:
     """End a run that ended in a way for which Celery calls no handler: ignored, rejected, or thrown out of."""
-    watched = _running.pop(task_id, None)
+    watched = _take(task_id, task.request.retries or 0)
     if watched is not None:
         with _harmless():
             if state == "IGNORED":

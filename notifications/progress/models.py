@@ -10,6 +10,7 @@ class TaskRun(models.Model):
     """One run of a LiveTask: its state, and how far it got."""
 
     class State(models.TextChoices):
+        QUEUED = "queued"
         STARTED = "started"
         PROGRESS = "progress"
         SUCCEEDED = "succeeded"

@@ -8,9 +8,12 @@ from typing import Any
 
 from django.utils import timezone
 
+from notifications.events.text import storable
+
 MAX_NOTE, MAX_ERROR, MAX_ADDRESS = 500, 2_000, 500
 
-STARTED, PROGRESS, SUCCEEDED, FAILED, RETRIED = "started", "progress", "succeeded", "failed", "retried"
+QUEUED, STARTED, PROGRESS = "queued", "started", "progress"
+SUCCEEDED, FAILED, RETRIED = "succeeded", "failed", "retried"
 
 
 @dataclass(slots=True)
@@ -34,7 +37,7 @@ class Run:
         self.state = state
         for name, value in changes.items():
             setattr(self, name, value)
-        self.note, self.error = self.note[:MAX_NOTE], self.error[:MAX_ERROR]
+        self.note, self.error = storable(self.note)[:MAX_NOTE], storable(self.error)[:MAX_ERROR]
         self.updated_at = timezone.now()
         self.finished_at = self.updated_at if state in (SUCCEEDED, FAILED) else None
 

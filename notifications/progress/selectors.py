@@ -31,6 +31,11 @@ def page_state() -> dict[str, Any]:
     tasks = {row.pk: run_of(row).as_data() for row in (*running, *ended)}
     for event in events:
         known = tasks.get(event.key or "")
-        if known is not None and known["updated_at"] < event.data["updated_at"]:
+        if known is not None and event.type in TaskTopic.schemas and known["updated_at"] < event.data["updated_at"]:
             known.update(event.data)
     return {"tasks": list(tasks.values()), "cursor": cursor}
+
+
+def may_download(address: str, *, user: Any) -> bool:
+    """Whether an exported file was made for `user`: who may read a topic may have changed since, who asked has not."""
+    return bool(user.is_superuser) or TaskRun.objects.filter(result_url=address, started_by=user).exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from celery import current_app
@@ -18,12 +18,12 @@ from kombu.exceptions import OperationalError
 from notifications.events import Publication, conf, publish_many
 from notifications.events.exceptions import HubError
 from notifications.progress.models import TaskRun
-from notifications.progress.run import FAILED, PROGRESS, RETRIED, STARTED, Run
+from notifications.progress.run import FAILED, PROGRESS, QUEUED, RETRIED, STARTED, Run
 
 logger = logging.getLogger(__name__)
 
 ALL_TASKS = "tasks:all"
-# A retry may be far in the future; no retry policy of a sane task waits longer than this.
+# A queue may be long and a retry far in the future; no sane one of either takes longer than this.
 LONGEST_RETRY = timedelta(days=1)
 KEEP_RUNS = timedelta(days=30)
 
@@ -67,6 +67,18 @@ def store(run: Run) -> None:
         run.started_at = row.started_at
 
 
+def store_retry(run: Run, *, since: datetime) -> bool:
+    """Write that the run will be tried again, if its row still says what this attempt wrote at `since`.
+
+    Celery sends the next attempt before it tells of the retry, so that one may have begun, and ended, already.
+    """
+    stored = 0
+    with _failures_logged(), transaction.atomic():
+        own = TaskRun.objects.filter(pk=run.id, finished_at=None, updated_at__lte=since)
+        stored = own.update(state=run.state, error=run.error, note=run.note, updated_at=run.updated_at)
+    return stored > 0
+
+
 def store_progress(run: Run) -> None:
     """Write how far the run got, unless the task has a transaction open: it would hold the row until its end."""
     if transaction.get_connection().in_atomic_block:
@@ -88,7 +100,7 @@ def start_task(task: str, *, user: Any, kwargs: Mapping[str, Any] | None = None)
 
     Raises TasksUnavailable when no broker or no worker can take it.
     """
-    run = Run(uuid(), task, note="waiting for a worker")
+    run = Run(uuid(), task, state=QUEUED, note="waiting for a worker")
     store(run)
     TaskRun.objects.filter(pk=run.id).update(started_by=user)
     try:
@@ -107,7 +119,7 @@ def fail_lost_runs() -> int:
     now, silence = timezone.now(), timedelta(seconds=conf.get("HUB_TASK_LOST_SECONDS"))
     lost = TaskRun.objects.filter(finished_at=None).filter(
         Q(state__in=(STARTED, PROGRESS), updated_at__lt=now - silence)
-        | Q(state=RETRIED, updated_at__lt=now - max(silence, LONGEST_RETRY))
+        | Q(state__in=(QUEUED, RETRIED), updated_at__lt=now - max(silence, LONGEST_RETRY))
     )
     failed = 0
     for row in lost:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import IO
 
+from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
@@ -46,16 +47,20 @@ def export(request: HttpRequest) -> HttpResponse:
         return _problem(400, f"There is no topic called “{name}”." if name else "Name a topic.")
     if not topic.retention.kept:
         return _problem(400, f"“{name}” keeps no events, so there is nothing to export.")
+    if not request.user.is_superuser and not topic.may_be_read_by(request.user):
+        return _problem(403, f"You may not read the history of “{name}”.")
     return _start(request, EXPORT_HISTORY, topic=name)
 
 
 @require_GET
 @staff_only
 def download(request: HttpRequest, name: str) -> HttpResponseBase:
-    """A file that a task exported."""
+    """A file that a task exported for this user."""
     path = exports.path_of(name)
     if path is None:
         raise Http404
+    if not selectors.may_download(exports.address_of(path), user=request.user):
+        raise PermissionDenied
     file = path.open("rb")
     response = FileResponse(file, as_attachment=True, filename=path.name, content_type="application/jsonl")
     if isinstance(request, ASGIRequest):
@@ -78,6 +83,7 @@ def _start(request: HttpRequest, task: str, **kwargs: str) -> HttpResponse:
 
 
 def _problem(status: int, detail: str) -> HttpResponse:
-    title = "The task cannot be started" if status == 503 else "The request is not valid"
+    titles = {403: "Not permitted", 503: "The task cannot be started"}
+    title = titles.get(status, "The request is not valid")
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     return JsonResponse(body, status=status, content_type="application/problem+json")

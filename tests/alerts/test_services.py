@@ -14,7 +14,8 @@ from pytest_django import Settings
 
 from notifications.alerts import alertmanager, selectors, services
 from notifications.alerts.models import Alert
-from notifications.events import Event
+from notifications.events import Event, publish
+from notifications.events.exceptions import InvalidEvent
 from notifications.events.models import StoredEvent
 from notifications.events.selectors import history
 
@@ -352,3 +353,15 @@ def test_many_at_once_are_one_row_and_one_firing_event() -> None:
     assert list(Alert.objects.order_by("fingerprint").values_list("fingerprint", "count")) == [("a", 6), ("b", 6)]
     assert event_types() == ["alert.firing", "alert.firing"]
     assert sorted(StoredEvent.objects.values_list("offset", flat=True)) == [1, 2]
+
+
+def test_a_text_that_no_log_can_hold_is_cleaned() -> None:
+    alert = services.publish_alert(name="TaskFailed", summary="OSError: caf\udce9\0")
+
+    assert alert.summary == "OSError: caf?"
+    assert history("alerts:all")[0][-1].data["summary"] == "OSError: caf?"
+
+
+def test_what_is_no_alert_is_refused() -> None:
+    with pytest.raises(InvalidEvent, match=r"alert\.firing"):
+        publish("alerts:all", "alert.firing", {"name": "DiskFull", "severity": "critical"})

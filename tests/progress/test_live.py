@@ -108,7 +108,7 @@ def test_quick_progress_is_told_about_ten_times_a_second_and_the_last_always(pub
 
 
 def test_progress_before_a_long_step_is_told_without_another_word(published: PublishedEvents) -> None:
-    watched = live.WatchedRun(Run("run-1", "tests.count"))
+    watched = live.WatchedRun(Run("run-1", "tests.count"), attempt=0)
     watched.progress(1, 10, "")
     watched.progress(2, 10, "the long step")
 
@@ -192,7 +192,7 @@ def test_a_time_limit_is_not_taken_for_trouble_of_telling() -> None:
 
 
 def test_what_runs_when_the_process_stops_is_shown_as_failed(published: PublishedEvents) -> None:
-    running = live._running["run-1"] = live.WatchedRun(Run("run-1", "tests.count"))
+    running = live._running["run-1"] = live.WatchedRun(Run("run-1", "tests.count"), attempt=0)
     running.start()
     running.progress(1, 2, "")
 
@@ -201,3 +201,28 @@ def test_what_runs_when_the_process_stops_is_shown_as_failed(published: Publishe
     assert types(published) == ["task.started", "task.progress", "task.failed"]
     assert TaskRun.objects.get().error == "the hub was stopped while it ran"
     assert live.fail_running("again") == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_retry_that_is_told_late_leaves_the_attempt_after_it(published: PublishedEvents) -> None:
+    first = live.WatchedRun(Run("run-1", "tests.count"), attempt=0)
+    first.start()
+    second = live.WatchedRun(Run("run-1", "tests.count"), attempt=1)
+    second.start()
+    second.end("succeeded")
+
+    first.end("retried", error="Timeout")
+
+    assert TaskRun.objects.get(pk="run-1").state == "succeeded"
+    assert [event.type for event in published.on("tasks:all")] == ["task.started", "task.started", "task.succeeded"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_error_that_quotes_a_broken_name_is_told(published: PublishedEvents) -> None:
+    watched = live.WatchedRun(Run("run-1", "tests.count"), attempt=0)
+    watched.start()
+
+    watched.end("failed", error="OSError: caf\udce9\0")
+
+    assert TaskRun.objects.get(pk="run-1").error == "OSError: caf?"
+    assert published[-1].data["error"] == "OSError: caf?"

@@ -40,7 +40,7 @@ def test_a_started_task_is_there_before_a_worker_took_it_and_knows_who_started_i
     run = services.start_task(PRUNE_EVENTS, user=user)
 
     row = TaskRun.objects.get(pk=run.id)
-    assert (row.name, row.state, row.note, row.started_by) == (PRUNE_EVENTS, "started", "waiting for a worker", user)
+    assert (row.name, row.state, row.note, row.started_by) == (PRUNE_EVENTS, "queued", "waiting for a worker", user)
     with start_worker(app, pool="solo", perform_ping_check=False):
         eventually(lambda: TaskRun.objects.get(pk=run.id).state == "succeeded")
     row.refresh_from_db()

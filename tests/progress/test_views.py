@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 from django.test import AsyncClient, Client
+from django.utils import timezone
 from pytest_django import Settings
 
 from notifications.progress import exports
@@ -60,7 +62,7 @@ def test_starting_answers_with_the_task(staff: Client) -> None:
     task = answer.json()
     assert (task["name"], task["state"], task["done"], task["total"], task["error"]) == (
         "hub.export_history",
-        "started",
+        "queued",
         0,
         None,
         "",
@@ -102,9 +104,35 @@ def test_starting_needs_the_csrf_token_and_post(staff: Client) -> None:
     assert staff.get("/tasks/prune/").status_code == 405
 
 
+def exported(name: str, content: bytes, *, by: User) -> None:
+    """A file that a task exported for a user."""
+    exports.folder().mkdir(exist_ok=True)
+    (exports.folder() / name).write_bytes(content)
+    now = timezone.now()
+    address = exports.address_of(exports.folder() / name)
+    TaskRun.objects.create(
+        id=name, name="hub.export_history", result_url=address, started_by=by, started_at=now, updated_at=now
+    )
+
+
+def test_who_may_not_read_a_topic_cannot_export_it(staff: Client) -> None:
+    other = User.objects.create_user("bob")
+
+    answer = staff.post("/tasks/export/", {"topic": f"#{other.pk}"})
+
+    assert answer.status_code == 403
+    assert not TaskRun.objects.exists()
+
+
+def test_a_file_is_for_who_asked_for_it(staff: Client, client: Client) -> None:
+    exported("mine.jsonl", b"{}", by=User.objects.get(username="ana"))
+    client.force_login(User.objects.create_user("bob", is_staff=True))
+
+    assert client.get("/tasks/exports/mine.jsonl").status_code == 403
+
+
 def test_a_file_is_downloaded_as_an_attachment(staff: Client) -> None:
-    exports.folder().mkdir()
-    (exports.folder() / "chat-lobby.jsonl").write_bytes(b'{"a":1}\n')
+    exported("chat-lobby.jsonl", b'{"a":1}\n', by=User.objects.get(username="ana"))
 
     answer = staff.get("/tasks/exports/chat-lobby.jsonl")
 
@@ -118,9 +146,8 @@ def test_a_file_is_downloaded_as_an_attachment(staff: Client) -> None:
 async def test_a_large_file_is_streamed_in_pieces_on_an_event_loop(async_client: AsyncClient) -> None:
     user = await User.objects.acreate(username="ana", is_staff=True)
     await async_client.aforce_login(user)
-    exports.folder().mkdir()
     content = b"0123456789abcdef" * 20_000
-    (exports.folder() / "large.jsonl").write_bytes(content)
+    await sync_to_async(exported)("large.jsonl", content, by=user)
 
     answer = await async_client.get("/tasks/exports/large.jsonl")
     pieces = [piece async for piece in answer.streaming_content]  # type: ignore[attr-defined]
