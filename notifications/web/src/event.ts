@@ -86,6 +86,14 @@ export function eventOfState<Data>(topic: string, state: EventState<Data>): HubE
   };
 }
 
+/** Whether `data` is an object with a text under each of `names`: anybody who may publish decides what comes. */
+export function hasTexts(data: unknown, ...names: string[]): data is Record<string, unknown> {
+  if (typeof data !== "object" || data === null) return false;
+  return names.every((name) => typeof (data as Record<string, unknown>)[name] === "string");
+}
+
+export const isTime = (value: unknown): value is string => typeof value === "string" && !Number.isNaN(Date.parse(value));
+
 /** The number or text at a dotted path of an event's data; undefined if there is none. */
 export function valueAt(data: unknown, path: string): unknown {
   let value = data;

@@ -39,12 +39,19 @@ async function send(address: string, init: RequestInit): Promise<Response> {
   return response;
 }
 
+/** Django's token as it is now: a login in another tab has changed it since this page was printed. */
+function csrfToken(): string {
+  const cookie = /(?:^|;\s*)csrftoken=([^;]+)/.exec(document.cookie);
+  // A site may keep the cookie from scripts, or give it another name.
+  return cookie ? cookie[1]! : config.csrf;
+}
+
 /** POSTs a form with the CSRF token; resolves to the JSON answer, or undefined if there is no body. Throws `Failure`. */
 export async function post(address: string, fields: Record<string, string> = {}): Promise<unknown> {
   const response = await send(address, {
     method: "POST",
     body: new URLSearchParams(fields),
-    headers: { Accept: "application/json", "X-CSRFToken": config.csrf },
+    headers: { Accept: "application/json", "X-CSRFToken": csrfToken() },
   });
   return response.status === 204 ? undefined : response.json();
 }

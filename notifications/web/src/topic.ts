@@ -17,7 +17,8 @@ export interface Follower {
   since?: Cursor | null;
   /** Asks the server for join and leave events. */
   presence?: boolean;
-  event?(event: HubEvent): void;
+  /** `live` is false for what was published before it came here: recovered, read from the history, or held back. */
+  event?(event: HubEvent, live: boolean): void;
   /**
    * Events were lost that the topic no longer keeps: load the state again. Resolves to the cursor of the new state;
    * what is published meanwhile waits for it.
@@ -207,10 +208,10 @@ export class Topic {
     this.lastArrival = this.status.lastEvent = Date.now();
     if (this.#replaying !== null) this.#replaying += 1;
     if (event.offset !== null) this.#offset = event.offset;
-    for (const slot of this.#slots) this.#deliver(slot, event);
+    for (const slot of this.#slots) this.#deliver(slot, event, this.#replaying === null);
   }
 
-  #deliver(slot: Slot, event: HubEvent): void {
+  #deliver(slot: Slot, event: HubEvent, live: boolean): void {
     if (slot.waiting) {
       slot.waiting.push(event);
       return;
@@ -221,7 +222,7 @@ export class Topic {
       slot.epoch = this.#epoch;
     }
     try {
-      slot.follower.event?.(event);
+      slot.follower.event?.(event, live);
     } catch (error) {
       // The SDK stops the whole connection when a handler throws: one reader's mistake is its own.
       reportError(error);
@@ -230,23 +231,28 @@ export class Topic {
 
   // A follower that comes when the topic is live already reads what lies between its cursor and now.
   async #join(slot: Slot): Promise<void> {
-    if (slot.offset === null) return;
+    if (slot.offset === null || slot.waiting) return;
     if (slot.epoch !== this.#epoch) return this.#reset(slot);
     if (this.#offset !== null && slot.offset >= this.#offset) return;
     slot.waiting = [];
     try {
       const missed = await this.#read({ limit: PAGE, since: { offset: slot.offset, epoch: slot.epoch } });
-      const whole = missed.length < PAGE && (!missed.length || missed[0]!.offset === slot.offset + 1);
-      if (whole) this.#release(slot, missed);
-      else await this.#reset(slot);
+      // Something was published after its cursor: an answer without that is of a topic that no longer keeps it.
+      if (missed.length < PAGE && missed[0]?.offset === slot.offset + 1) return this.#release(slot, missed);
     } catch {
-      await this.#reset(slot);
+      // It cannot be read: the state is loaded again, like after any other loss.
     }
+    await this.#load(slot);
   }
 
   async #reset(slot: Slot): Promise<void> {
     if (slot.waiting) return;
     slot.waiting = [];
+    await this.#load(slot);
+  }
+
+  // What waits already goes on waiting: the new state's cursor tells which of it is new, and without one all of it is.
+  async #load(slot: Slot): Promise<void> {
     slot.offset = null;
     slot.epoch = this.#epoch;
     try {
@@ -264,7 +270,7 @@ export class Topic {
   #release(slot: Slot, before: HubEvent[]): void {
     const waiting = slot.waiting ?? [];
     slot.waiting = null;
-    for (const event of [...before, ...waiting]) this.#deliver(slot, event);
+    for (const event of [...before, ...waiting]) this.#deliver(slot, event, false);
   }
 
   #presence(kind: "join" | "leave", info: ClientInfo): void {

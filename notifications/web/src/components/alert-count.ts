@@ -6,7 +6,7 @@ import { HubElement } from "../component.js";
 import { hub } from "../connection.js";
 import type { Cursor, HubEvent } from "../event.js";
 import { base } from "../styles.js";
-import { type Alert, open } from "./alert.js";
+import { type Alert, isAlert, open } from "./alert.js";
 
 interface CountState {
   count: number;
@@ -70,8 +70,8 @@ export class HubAlertCount extends HubElement {
   }
 
   #take(event: HubEvent, live: boolean): void {
-    if (!event.type.startsWith("alert.")) return;
-    const alert = event.data as Alert;
+    const alert = event.data;
+    if (!event.type.startsWith("alert.") || !isAlert(alert)) return;
     const known = this.#open.has(alert.id) || this.#settled.has(alert.id);
     if (open(alert)) {
       // One that has fired before this page knew it is among the unnamed.

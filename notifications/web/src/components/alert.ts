@@ -1,4 +1,4 @@
-import type { Cursor } from "../event.js";
+import { type Cursor, hasTexts, isTime } from "../event.js";
 import { type Severity, rank, severityOf } from "../severity.js";
 
 /** One alert as the server sends it, in pages and in events. */
@@ -28,6 +28,14 @@ export interface AlertsState {
   /** Firing alerts beyond those that a page lists. */
   unlisted?: number;
   cursor?: Cursor | null;
+}
+
+/** Whether it can be shown: rendering one that is not whole would throw, then and for ever. */
+export function isAlert(data: unknown): data is Alert {
+  if (!hasTexts(data, "name", "status", "severity") || typeof data["id"] !== "number") return false;
+  const { labels, starts_at, ends_at, acknowledged_at } = data;
+  const times = [starts_at, ends_at ?? starts_at, acknowledged_at ?? starts_at];
+  return typeof labels === "object" && labels !== null && times.every(isTime);
 }
 
 /** Firing, and nobody has taken it. */

@@ -10,8 +10,8 @@ import { icon } from "../icons.js";
 import { badge, severityBadge, severityOf } from "../severity.js";
 import { moveFocus, shortcuts } from "../shortcuts.js";
 import { base } from "../styles.js";
-import { linked, safeAddress } from "../text.js";
-import { type Alert, type AlertsState, byUrgency, matches, open } from "./alert.js";
+import { inline, linked, safeAddress } from "../text.js";
+import { type Alert, type AlertsState, byUrgency, isAlert, matches, open } from "./alert.js";
 
 const RESOLVED = 50;
 
@@ -74,7 +74,7 @@ export class HubAlerts extends HubElement {
     const source = this.follow(this.topic, {
       since: printed?.cursor ?? null,
       event: (event) => {
-        if (event.type.startsWith("alert.")) this.#put(event.data as Alert);
+        if (event.type.startsWith("alert.")) this.#put(event.data);
       },
       reset: () => (printed ? this.reload<AlertsState>((state) => this.#load(state)) : this.#history()),
       change: () => {
@@ -103,7 +103,7 @@ export class HubAlerts extends HubElement {
   // On a page that printed no state, the newest event of each alert is its state.
   async #history(): Promise<Cursor | null> {
     try {
-      for (const event of await hub.topic(this.topic).history()) this.#put(event.data as Alert);
+      for (const event of await hub.topic(this.topic).history()) this.#put(event.data);
       this.loaded = true;
     } catch (error) {
       const { code, message } = error as { code?: number; message?: string };
@@ -112,10 +112,21 @@ export class HubAlerts extends HubElement {
     return null;
   }
 
-  #put(alert: Alert): void {
+  #put(alert: unknown): void {
+    if (!isAlert(alert)) return;
     this.#alerts.set(alert.id, alert);
     if (!open(alert)) this.#taking.delete(alert.id);
+    if (alert.status === "resolved") this.#forgetOld();
     this.requestUpdate();
+  }
+
+  // A page stays open for days: resolved alerts that it would not list are not kept.
+  #forgetOld(): void {
+    const resolved = [...this.#alerts.values()].filter((alert) => alert.status === "resolved").sort(byUrgency);
+    for (const { id } of resolved.slice(RESOLVED)) {
+      this.#alerts.delete(id);
+      this.#refused.delete(id);
+    }
   }
 
   async #take(alert: Alert): Promise<void> {
@@ -124,7 +135,7 @@ export class HubAlerts extends HubElement {
     this.#taking.set(alert.id, new Date().toISOString());
     this.requestUpdate();
     try {
-      this.#put((await post(this.acknowledge.replace("{id}", String(alert.id)))) as Alert);
+      this.#put(await post(this.acknowledge.replace("{id}", String(alert.id))));
     } catch (error) {
       this.#refused.set(alert.id, (error as Error).message);
     }
@@ -152,14 +163,13 @@ export class HubAlerts extends HubElement {
     const shown = all.filter((alert) => matches(alert, wanted));
     const firing = shown.filter(open);
     const taken = shown.filter((alert) => alert.status === "firing" && alert.acknowledged_by);
-    const resolved = shown.filter((alert) => alert.status === "resolved").slice(0, RESOLVED);
+    const resolved = shown.filter((alert) => alert.status === "resolved");
     return html`<section class="panel" part="alerts" aria-label="Alerts">
       <header class="spread">
         <input type="search" placeholder="Filter  ( / )" aria-label="Filter alerts" .value=${this.filter}
           @input=${(event: Event) => (this.filter = (event.target as HTMLInputElement).value)} @keydown=${this.#escape} />
         <span class="grow count small muted" role="status">${this.loaded ? `${plural(all.filter(open).length, "alert")} open${this.#unlisted ? `, ${number(this.#unlisted)} more not listed` : ""}` : nothing}</span>
         ${this.freshness()}
-        <hub-copy .topic=${this.topic} type="alert.firing" .sample=${{ name: "DiskFull", severity: "critical" }}></hub-copy>
       </header>
       ${!this.loaded
         ? this.skeleton(6)
@@ -203,7 +213,7 @@ export class HubAlerts extends HubElement {
       ${alert.status === "resolved" ? badge("ok", "ok", "resolved") : severityBadge(severity)}
       <div class="main">
         <p class="name">${alert.name}</p>
-        ${alert.summary || alert.description ? html`<p class="summary">${linked(alert.summary || alert.description)}</p>` : nothing}
+        ${alert.summary || alert.description ? html`<p class="summary">${linked(inline(alert.summary || alert.description))}</p>` : nothing}
         ${labels.length
           ? html`<div class="chips">${labels.map(([name, value]) => html`<span class="chip"><span class="muted">${name}</span>${value}</span>`)}</div>`
           : nothing}

@@ -22,6 +22,8 @@ interface Banner {
 
 interface BannersState {
   banners: Banner[];
+  /** Ids of those that have started. */
+  current?: number[];
   /** Ids that the user has closed before; an edit of one of these does not bring it back. */
   dismissed?: number[];
   cursors: Record<string, Cursor | null>;
@@ -60,6 +62,10 @@ export class HubBanners extends HubElement {
 
   #banners = new Map<number, Banner>();
   #dismissed = new Set<number>();
+  /** Banners of which the server's clock has told that they started: this machine's may be wrong. */
+  #started = new Set<number>();
+  /** Milliseconds by which the server's clock is ahead of this machine's, as far as an event has told. */
+  #ahead = 0;
   #timer: number | undefined;
 
   constructor() {
@@ -83,7 +89,7 @@ export class HubBanners extends HubElement {
       this.whileConnected(
         hub.topic(topic).follow({
           since: cursor,
-          event: (event) => this.#take(event),
+          event: (event, live) => this.#take(event, live),
           reset: () => this.#again(topic),
         }),
       );
@@ -103,6 +109,7 @@ export class HubBanners extends HubElement {
 
   #load(state: BannersState): void {
     this.#banners = new Map(state.banners.map((banner) => [banner.id, banner]));
+    this.#started = new Set(state.current ?? []);
     for (const id of state.dismissed ?? []) this.#dismissed.add(id);
     this.#schedule();
   }
@@ -119,18 +126,31 @@ export class HubBanners extends HubElement {
     }
   }
 
-  #take(event: HubEvent): void {
+  #take(event: HubEvent, live: boolean): void {
     const banner = event.data as Banner;
     if (event.type === "broadcast.retracted") this.#banners.delete(banner.id);
-    else if (event.type === "broadcast.published") this.#banners.set(banner.id, banner);
+    else if (event.type === "broadcast.published") {
+      const then = event.time.getTime();
+      if (live) this.#ahead = then - Date.now();
+      this.#banners.set(banner.id, banner);
+      // Whenever the event arrives, what had started when it was published has started now; an edit can delay it.
+      if (new Date(banner.starts_at).getTime() <= then) this.#started.add(banner.id);
+      else this.#started.delete(banner.id);
+    }
     this.#schedule();
   }
 
+  /** The time by the server's clock, which the banners' times are of. */
+  #now(): number {
+    return Date.now() + this.#ahead;
+  }
+
   #shown(): Banner[] {
-    const now = Date.now();
+    const now = this.#now();
     return [...this.#banners.values()]
       .filter((banner) => !this.#dismissed.has(banner.id))
-      .filter((banner) => new Date(banner.starts_at).getTime() <= now && (!banner.ends_at || new Date(banner.ends_at).getTime() > now))
+      .filter((banner) => this.#started.has(banner.id) || new Date(banner.starts_at).getTime() <= now)
+      .filter((banner) => !banner.ends_at || new Date(banner.ends_at).getTime() > now)
       .sort((one, other) => rank(severityOf(one.severity)) - rank(severityOf(other.severity)) || other.starts_at.localeCompare(one.starts_at));
   }
 
@@ -138,7 +158,7 @@ export class HubBanners extends HubElement {
   #schedule(): void {
     this.requestUpdate();
     window.clearTimeout(this.#timer);
-    const now = Date.now();
+    const now = this.#now();
     const edges = [...this.#banners.values()]
       .flatMap((banner) => [banner.starts_at, banner.ends_at])
       .map((edge) => (edge ? new Date(edge).getTime() : 0))

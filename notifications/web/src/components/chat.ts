@@ -4,7 +4,7 @@ import { repeat } from "lit/directives/repeat.js";
 import { HubElement } from "../component.js";
 import { config } from "../config.js";
 import { hub } from "../connection.js";
-import { type Cursor, type EventState, type HubEvent, eventOfState } from "../event.js";
+import { type Cursor, type EventState, type HubEvent, eventOfState, hasTexts } from "../event.js";
 import { absolute, day, minute, number, sameDay } from "../format.js";
 import { icon } from "../icons.js";
 import { shortcuts } from "../shortcuts.js";
@@ -23,8 +23,15 @@ interface ChatState {
 
 const OPENING = 100;
 const EARLIER = 50;
+/** Messages that a page holds while its reader is at their end. */
+const KEPT = 500;
 /** Messages of one author within so many milliseconds stand under one name. */
 const TOGETHER = 300_000;
+
+/** A room's topic can carry other events too; only these are its messages. */
+function isMessage(event: HubEvent): event is HubEvent<Message> {
+  return hasTexts(event.data, "message");
+}
 
 /** `<hub-chat room>`: one room; the server's order is the only order. */
 export class HubChat extends HubElement {
@@ -71,6 +78,8 @@ export class HubChat extends HubElement {
   );
   #atEnd = true;
   #height: number | null = null;
+  /** Lowest offset that was read, of a message or not: what is earlier lies before it. */
+  #first: number | null = null;
 
   constructor() {
     super();
@@ -85,7 +94,7 @@ export class HubChat extends HubElement {
   }
 
   protected override get empty(): boolean {
-    return this.messages.length === 0 && this.#outbox.drafts.length === 0;
+    return this.messages.length === 0 && this.#outbox.drafts.length === 0 && this.earlier === "none";
   }
 
   protected override start(): void {
@@ -109,48 +118,73 @@ export class HubChat extends HubElement {
   }
 
   #load(state: ChatState): void {
-    this.messages = state.messages
+    const events = state.messages
       .map((event) => eventOfState(this.topic, event))
       .sort((one, other) => (one.offset ?? 0) - (other.offset ?? 0));
-    this.earlier = (this.messages[0]?.offset ?? 1) > 1 ? "some" : "none";
+    this.messages = events.filter(isMessage);
+    this.#begin(events[0]?.offset ?? null);
     this.loaded = true;
+  }
+
+  #begin(first: number | null): void {
+    this.#first = first;
+    this.earlier = (first ?? 1) > 1 ? "some" : "none";
   }
 
   async #history(anew = false): Promise<Cursor | null> {
     try {
-      const kept = (await hub.topic(this.topic).history(OPENING)) as HubEvent<Message>[];
+      const kept = await hub.topic(this.topic).history(OPENING);
       const last = kept.at(-1)?.offset ?? 0;
-      this.messages = [...kept, ...(anew ? [] : this.messages.filter((event) => (event.offset ?? 0) > last))];
-      this.earlier = (this.messages[0]?.offset ?? 1) > 1 ? "some" : "none";
+      this.messages = [...kept.filter(isMessage), ...(anew ? [] : this.messages.filter((event) => (event.offset ?? 0) > last))];
+      this.#begin(kept[0]?.offset ?? null);
       this.loaded = true;
     } catch (error) {
       const { code, message } = error as { code?: number; message?: string };
-      if (code === 108) this.loaded = true;
-      else if ((code ?? 100) >= 100 && code !== 103) this.failure = message ?? String(error);
+      if (code === 108) {
+        this.#begin(null);
+        this.loaded = true;
+      } else if ((code ?? 100) >= 100 && code !== 103) this.failure = message ?? String(error);
     }
     return null;
   }
 
   async #loadEarlier(): Promise<void> {
-    const first = this.messages[0]?.offset;
-    if (!first) return;
+    const first = this.#first;
+    if (first === null) return;
     this.earlier = "loading";
     try {
-      const events = (await hub.topic(this.topic).before(first, EARLIER)) as HubEvent<Message>[];
+      let before: number | null = first;
+      let messages: HubEvent<Message>[] = [];
+      // A whole page can be without a message: then the reader would have asked for nothing.
+      while (before !== null && !messages.length) {
+        const events: HubEvent[] = await hub.topic(this.topic).before(before, EARLIER);
+        // The room was loaded again meanwhile: these events may not be those before its messages.
+        if (this.#first !== first) return;
+        messages = events.filter(isMessage);
+        before = events.length === EARLIER ? events[0]!.offset : null;
+      }
       this.#height = this.#scroller?.scrollHeight ?? null;
-      this.messages = [...events, ...this.messages];
-      this.earlier = events.length === EARLIER && (events[0]!.offset ?? 1) > 1 ? "some" : "none";
+      this.messages = [...messages, ...this.messages];
+      this.#begin(before);
     } catch {
       this.earlier = "some";
     }
   }
 
   #take(event: HubEvent): void {
-    if (event.type !== "chat.message" && typeof (event.data as Partial<Message> | null)?.message !== "string") return;
+    if (!isMessage(event)) return;
     if (event.offset !== null && this.messages.some((known) => known.offset === event.offset)) return;
     const own = this.#outbox.echo(event, hub.clients);
-    this.messages = [...this.messages, event as HubEvent<Message>];
-    if (!own && !this.#atEnd) this.unseen += 1;
+    this.messages = [...this.messages, event];
+    if (this.#atEnd) this.#forgetOld();
+    else if (!own) this.unseen += 1;
+  }
+
+  // A page stays open for days. What it drops can be read again, where the topic keeps it.
+  #forgetOld(): void {
+    if (this.messages.length <= KEPT || this.earlier === "loading") return;
+    this.messages = this.messages.slice(-KEPT);
+    this.#begin(this.messages[0]!.offset);
   }
 
   get #scroller(): HTMLElement | null {

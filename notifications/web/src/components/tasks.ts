@@ -3,7 +3,7 @@ import { repeat } from "lit/directives/repeat.js";
 
 import { HubElement } from "../component.js";
 import { hub } from "../connection.js";
-import type { Cursor } from "../event.js";
+import { type Cursor, hasTexts, isTime } from "../event.js";
 import { duration, number, words } from "../format.js";
 import { post } from "../http.js";
 import { icon } from "../icons.js";
@@ -34,6 +34,13 @@ interface TasksState {
 const KEPT = 100;
 /** A running task that has said nothing for so long may be dead. */
 const SILENT = 60_000;
+
+/** Whether it can be shown: rendering one that is not whole would throw, then and for ever. */
+function isTask(data: unknown): data is Task {
+  if (!hasTexts(data, "id", "name", "state")) return false;
+  const { started_at, updated_at, finished_at } = data;
+  return [started_at, updated_at, finished_at ?? updated_at].every(isTime);
+}
 
 const ended = (task: Task): boolean => task.state === "succeeded" || task.state === "failed";
 
@@ -100,7 +107,7 @@ export class HubTasks extends HubElement {
     const source = this.follow(this.topic, {
       since: printed?.cursor ?? null,
       event: (event) => {
-        if (event.type.startsWith("task.")) this.#put(event.data as Task);
+        if (event.type.startsWith("task.")) this.#put(event.data);
       },
       reset: () => (printed ? this.reload<TasksState>((state) => this.#load(state)) : this.#history()),
       change: () => {
@@ -126,7 +133,7 @@ export class HubTasks extends HubElement {
 
   async #history(): Promise<Cursor | null> {
     try {
-      for (const event of await hub.topic(this.topic).history()) this.#put(event.data as Task);
+      for (const event of await hub.topic(this.topic).history()) this.#put(event.data);
       this.loaded = true;
     } catch (error) {
       const { code, message } = error as { code?: number; message?: string };
@@ -135,18 +142,21 @@ export class HubTasks extends HubElement {
     return null;
   }
 
-  #put(task: Task): void {
+  #put(task: unknown): void {
+    if (!isTask(task)) return;
     // The answer to a start can be older than the events that overtook it.
     const known = this.#tasks.get(task.id);
     if (known && known.updated_at > task.updated_at) return;
     this.#tasks.set(task.id, task);
+    // A page stays open for days: ended tasks that it would not list are not kept.
+    if (ended(task)) for (const old of this.#sorted().slice(KEPT)) if (ended(old)) this.#tasks.delete(old.id);
     this.requestUpdate();
   }
 
   #sorted(): Task[] {
-    return [...this.#tasks.values()]
-      .sort((one, other) => Number(ended(one)) - Number(ended(other)) || other.started_at.localeCompare(one.started_at))
-      .slice(0, KEPT);
+    return [...this.#tasks.values()].sort(
+      (one, other) => Number(ended(one)) - Number(ended(other)) || other.started_at.localeCompare(one.started_at),
+    );
   }
 
   async #begin(event: SubmitEvent, action: string, address: string): Promise<void> {
@@ -156,7 +166,7 @@ export class HubTasks extends HubElement {
     this.busy = action;
     this.refused = { ...this.refused, [action]: "" };
     try {
-      this.#put((await post(address, fields)) as Task);
+      this.#put(await post(address, fields));
     } catch (error) {
       this.refused = { ...this.refused, [action]: (error as Error).message };
     }
@@ -171,13 +181,12 @@ export class HubTasks extends HubElement {
         <header class="spread">
           <h2 class="grow">Running and finished</h2>
           ${this.freshness()}
-          <hub-copy .topic=${this.topic} type="task.progress" .sample=${{ done: 1, total: 2 }}></hub-copy>
         </header>
         ${!this.loaded
           ? this.skeleton(5)
           : this.empty
             ? this.nothingYet("No task has run", "A Celery task whose base class is LiveTask shows its progress here:", "@app.task(base=LiveTask, bind=True)\ndef import_rows(self, path):\n    self.progress(done, total=total)")
-            : html`<ul>${repeat(this.#sorted(), (task) => task.id, (task) => this.#row(task))}</ul>`}
+            : html`<ul>${repeat(this.#sorted().slice(0, KEPT), (task) => task.id, (task) => this.#row(task))}</ul>`}
       </section>`;
   }
 

@@ -13,6 +13,8 @@ import { type Note, noteOf } from "./personal.js";
 
 const VISIBLE = 3;
 const SHOWN_FOR = 8000;
+/** Critical ones stay until they are closed, and on an unattended page nobody closes them. */
+const KEPT = 20;
 
 /** `<hub-toasts>`: what was just sent to this user; critical ones stay until they are closed. */
 export class HubToasts extends HubElement {
@@ -52,6 +54,7 @@ export class HubToasts extends HubElement {
         announce({ ...note, url: note.address ?? "" });
         this.notes = [note, ...this.notes];
         if (note.severity !== "critical") this.#expire(note);
+        this.#limit();
       }),
     );
     const read = (): void => [...this.notes].forEach((note) => this.#close(note));
@@ -71,6 +74,12 @@ export class HubToasts extends HubElement {
       else this.#close(note);
     }, SHOWN_FOR);
     this.#timers.set(note.id, timer);
+  }
+
+  #limit(): void {
+    if (this.notes.length <= KEPT) return;
+    const others = this.notes.filter((note) => note.severity !== "critical");
+    this.#close((others.at(-1) ?? this.notes.at(-1))!);
   }
 
   #close(note: Note): void {
