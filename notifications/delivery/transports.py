@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 _CLOSE_SECONDS = 5.0
 
 
-class AsgiTransport:
+class AsgiTransport(ABC):
     """Sends a session's payloads as ASGI events, one after the other, in a task that lives while there are any."""
 
     framing: Framing = staticmethod(unframed)
@@ -27,13 +28,13 @@ class AsgiTransport:
         self._sender: asyncio.Task[None] | None = None
         self._closing = False
 
+    @abstractmethod
     def event(self, payload: bytes) -> dict[str, Any]:
         """The ASGI event that carries a payload."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close_event(self, code: Code) -> dict[str, Any]:
         """The ASGI event that ends the connection."""
-        raise NotImplementedError
 
     def write(self, frames: list[bytes]) -> None:
         if self._closing:
@@ -46,7 +47,8 @@ class AsgiTransport:
         return self._pending
 
     def ping(self) -> None:
-        """ASGI has no event for it; the server pings by itself."""
+        """Do nothing: ASGI has no event for it, and the server pings by itself."""
+        return
 
     def close(self, code: Code) -> None:
         self._closing = True
