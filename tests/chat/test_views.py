@@ -104,7 +104,7 @@ def test_what_is_no_message_is_not_shown_as_one(client: Client, ana: User) -> No
 def test_the_rooms_are_listed_by_their_newest_message(client: Client, ana: User) -> None:
     for room in ("first", "second", "first", "third/part"):
         publish(f"chat:{room}", "chat.message", {"message": "hi"})
-    publish("alerts:all", "alert.firing", {})
+    publish("alerts:all", "message", {})
 
     page = client.get("/chat/")
 
