@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from notifications.events.event import EncodedEvent
 
@@ -54,3 +54,8 @@ class Encoding:
     def frame(self, event: EncodedEvent) -> bytes:
         """The event as its receivers get it."""
         return self.framing(self.protocol.encode_event(event))
+
+    def presence_frame(self, topic: str, action: str, info: dict[str, Any]) -> bytes | None:
+        """A join or leave as its receivers get it, or None where their protocol has none."""
+        payload = self.protocol.encode_presence(topic, action, info)
+        return None if payload is None else self.framing(payload)

@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 import notifications
 from notifications.delivery import codes, control, metrics, presence
+from notifications.delivery.frames import Encoding
 from notifications.delivery.live_topic import LiveTopic
 from notifications.delivery.registry import Node, registry
 from notifications.delivery.session import Session
@@ -296,11 +297,15 @@ class Switchboard:
         live = self.topics.get(message["topic"])
         if live is None:
             return
+        frames: dict[Encoding, bytes | None] = {}
         for session, subscription in live.ready.items():
-            if subscription.join_leave and session.id != message["client"]:
-                payload = session.protocol.encode_presence(message["topic"], message["action"], message["info"])
-                if payload is not None:
-                    session.send(payload)
+            if not subscription.join_leave or session.id == message["client"]:
+                continue
+            encoding = session.encoding
+            if encoding not in frames:
+                frames[encoding] = encoding.presence_frame(message["topic"], message["action"], message["info"])
+            if (frame := frames[encoding]) is not None:
+                session.send_frame(frame)
 
     async def send_to_group(self, group: str, message: dict[str, Any]) -> None:
         """Send a message of the hub's own to a group of the layer."""

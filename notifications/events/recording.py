@@ -11,7 +11,7 @@ from typing import Any
 
 from django.db import transaction
 
-from notifications.events.event import Event
+from notifications.events.event import EncodedEvent, Event
 from notifications.events.logs.base import Draft
 
 _recorders: list[list[Event]] = []
@@ -28,10 +28,10 @@ class PublishAfterCommit:
         self._append(self.drafts)
 
 
-def recorded(event: Event) -> None:
+def recorded(event: EncodedEvent) -> None:
     """Note an event that reached its log; costs nothing when no test records."""
     for recorder in _recorders:
-        recorder.append(event)
+        recorder.append(event.decoded())
 
 
 def start_recording() -> list[Event]:

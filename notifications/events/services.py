@@ -135,7 +135,7 @@ def _results(drafts: Sequence[Draft], appended: Sequence[Appended]) -> list[Even
     for draft, (event, repeated) in zip(drafts, appended, strict=True):
         decoded = event.decoded()
         if not repeated and not _is_durable(draft):  # the durable log records for itself, after the commit
-            recorded(decoded)
+            recorded(event)
         events.append(decoded)
         metrics.published.labels(namespace_of(draft.topic.name)).inc(not repeated)
     return events

@@ -58,7 +58,7 @@ class NumberAfterCommit:
         for name in dict.fromkeys(draft.topic.name for draft in self.drafts):
             self.numbered.update(number_and_announce(name))
         for draft in self.drafts:
-            recorded(draft.event.decoded())
+            recorded(draft.event)
 
     def complete(self, rows: Sequence[int]) -> None:
         """Fill in those of the rows that another publisher numbered together with its own."""

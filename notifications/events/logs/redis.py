@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import redis
+import redis.asyncio
 
 from notifications.events import conf, counters, messenger
 from notifications.events.event import Cursor, at_position, decode
@@ -41,9 +42,11 @@ class RedisLog:
         self.url = url
         self._batches: WeakKeyDictionary[asyncio.AbstractEventLoop, Batches] = WeakKeyDictionary()
         # Scripts are only texts with their hash; the client is given at each call.
-        nowhere = redis.Redis()
+        nowhere, nowhere_async = redis.Redis(), redis.asyncio.Redis()
         self._append_script = nowhere.register_script(_APPEND)
         self._read_script = nowhere.register_script(_READ)
+        self._async_append_script: Any = nowhere_async.register_script(_APPEND)
+        self._async_read_script: Any = nowhere_async.register_script(_READ)
 
     def append(self, drafts: Sequence[Draft]) -> list[Appended]:
         announces = self._announces()
@@ -66,11 +69,9 @@ class RedisLog:
 
     async def _append_batch(self, drafts: Sequence[Draft]) -> list[Appended | Exception]:
         announces = self._announces()
-        client = async_client()
-        script: Any = client.register_script(_APPEND)
-        pipeline = client.pipeline(transaction=False)
+        pipeline = async_client().pipeline(transaction=False)
         for draft in drafts:
-            await script(*self._append_call(draft, announces), client=pipeline)
+            await self._async_append_script(*self._append_call(draft, announces), client=pipeline)
         with translated_errors():
             answers = await pipeline.execute(raise_on_error=False)
         return [self._outcome(draft, answer, announces) for draft, answer in zip(drafts, answers, strict=True)]
@@ -168,8 +169,7 @@ class RedisLog:
     ) -> Page:
         call = self._read_call(topic, since, limit, reverse)
         with translated_errors():
-            script: Any = async_client().register_script(_READ)
-            return self._page(topic, await script(*call))
+            return self._page(topic, await self._async_read_script(*call, client=async_client()))
 
     def positions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
         names = [topic.name for topic in topics]
