@@ -18,6 +18,7 @@ from notifications.events.topics import resolve
 from notifications.progress import exports, selectors, services
 from notifications.progress.names import EXPORT_HISTORY, PRUNE_EVENTS
 from notifications.web.access import staff_only
+from notifications.web.problems import problem
 
 CHUNK_BYTES = 65_536
 
@@ -44,11 +45,11 @@ def export(request: HttpRequest) -> HttpResponse:
     try:
         topic = resolve(name)
     except UnknownTopic:
-        return _problem(400, f"There is no topic called “{name}”." if name else "Name a topic.")
+        return problem(400, f"There is no topic called “{name}”." if name else "Name a topic.")
     if not topic.retention.kept:
-        return _problem(400, f"“{name}” keeps no events, so there is nothing to export.")
+        return problem(400, f"“{name}” keeps no events, so there is nothing to export.")
     if not request.user.is_superuser and not topic.may_be_read_by(request.user):
-        return _problem(403, f"You may not read the history of “{name}”.")
+        return problem(403, f"You may not read the history of “{name}”.")
     return _start(request, EXPORT_HISTORY, topic=name)
 
 
@@ -78,12 +79,5 @@ def _start(request: HttpRequest, task: str, **kwargs: str) -> HttpResponse:
     try:
         run = services.start_task(task, user=request.user, kwargs=kwargs)
     except services.TasksUnavailable as error:
-        return _problem(503, str(error))
+        return problem(503, str(error))
     return JsonResponse(run.as_data(), status=202)
-
-
-def _problem(status: int, detail: str) -> HttpResponse:
-    titles = {403: "Not permitted", 503: "The task cannot be started"}
-    title = titles.get(status, "The request is not valid")
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return JsonResponse(body, status=status, content_type="application/problem+json")
