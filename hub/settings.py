@@ -111,17 +111,16 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     }
     # In a file even under test: an in-memory database fails when several threads use it.
     DATABASES["default"]["TEST"] = {"NAME": str(HUB_DATA / "test.sqlite3")}
-else:
-    DATABASES["default"]["CONN_MAX_AGE"] = 60
-    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+DATABASES["default"]["CONN_MAX_AGE"] = 60
+DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
     "default": {"BACKEND": "notifications.events.layers.InProcessChannelLayer"}
     if EMBEDDED
     else {
-        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_keepalive": True, "health_check_interval": 30}]},
+        "BACKEND": "notifications.events.redis_layer.RedisChannelLayer",
+        "CONFIG": {"hosts": [REDIS_URL]},
     }
 }
 
@@ -135,6 +134,9 @@ except ValueError:
     HUB_TOPICS = env.str("HUB_TOPICS")
 HUB_API_KEYS = env.list("HUB_API_KEYS", default=[])
 HUB_TOKEN_SECRET = env.str("HUB_TOKEN_SECRET", default="")
+HUB_WEBSOCKET_DEFLATE = env.bool("HUB_WEBSOCKET_DEFLATE", default=False)
+# What carries WebSockets under `runhub`; notifications.server.sansio:SansIOWebSocketProtocol is there to fall back on.
+HUB_WEBSOCKET_CLASS = env.str("HUB_WEBSOCKET_CLASS", default="notifications.server.websocket:HubWebSocketProtocol")
 HUB_ALLOW_ANONYMOUS = env.bool("HUB_ALLOW_ANONYMOUS", default=True)
 HUB_PUBLIC_CHAT_ROOMS = env.list("HUB_PUBLIC_CHAT_ROOMS", default=[])
 HUB_CONNECTION_URL = env.str("HUB_CONNECTION_URL", default="/connection/websocket")

@@ -72,9 +72,9 @@ async def _answer(scope: Scope, receive: Receive) -> Response:
             parameters = cloudevents.publish_parameters(parameters)
         result = await _served(method, identity, parameters)
     except CommandError as error:
-        metrics.requests.labels(method.name, str(error.code.code)).inc()
+        metrics.answered(method.name, error.code.code).inc()
         return _error_response(scope, error)
-    metrics.requests.labels(method.name, "0").inc()
+    metrics.answered(method.name, 0).inc()
     return json_response({"result": result})
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -28,7 +27,7 @@ from notifications.events import conf
 from notifications.events.event import Cursor
 from notifications.events.exceptions import InvalidEvent, UnknownTopic
 from notifications.events.logs import log_for
-from notifications.events.services import apublish
+from notifications.events.services import apublish_encoded
 from notifications.events.topics import MAX_NAME_LENGTH, ResolvedTopic, resolve
 
 BROADCAST_AT_ONCE = 32
@@ -183,7 +182,7 @@ async def _publish(identity: Identity, name: str, request: PublishRequest | Broa
         raise CommandError(codes.NOT_AVAILABLE, f"{name} keeps its events ({topic.retention})")
     tags = request.tags or {}
     try:
-        event = await apublish(
+        event = await apublish_encoded(
             name,
             request.type or tags.get("type") or topic.declaration.default_type,
             request.data,
@@ -252,9 +251,7 @@ async def presence_stats_of(identity: Identity, request: TopicRequest) -> Presen
 
 async def channels(identity: Identity, request: ChannelsRequest) -> ChannelsResult:
     """The topics that somebody is subscribed to now, as far as the key includes them."""
-    subscribers: Counter[str] = Counter()
-    for node in await registry().anodes():
-        subscribers.update(node.topics)
+    subscribers = await registry().asubscribers()
     return ChannelsResult(
         {
             name: ChannelInfo(number)
@@ -276,7 +273,7 @@ async def info(identity: Identity, request: InfoRequest) -> InfoResult:
                 num_clients=node.sessions,
                 num_users=node.users,
                 num_subs=node.subscriptions,
-                num_channels=len(node.topics),
+                num_channels=node.live_topics,
                 uptime=max(0, int(now - node.started_at)),
             )
             for node in await registry().anodes()

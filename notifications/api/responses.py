@@ -52,10 +52,9 @@ def allow_only(scope: Scope, *methods: str) -> None:
 
 async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
     """The request's body. Raises Problem 413 above `limit` bytes, and ClientGone when it does not end."""
-    too_large = Problem(413, f"the body has more than {limit} bytes")
     announced = header(scope, b"content-length")
     if announced.isdecimal() and int(announced[:19]) > limit:
-        raise too_large
+        raise _too_large(limit)
     body = bytearray()
     while True:
         message = await receive()
@@ -63,16 +62,20 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
             raise ClientGone
         body += message.get("body", b"")
         if len(body) > limit:
-            raise too_large
+            raise _too_large(limit)
         if not message.get("more_body", False):
             return bytes(body)
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, f"the body has more than {limit} bytes")
 
 
 async def respond(scope: Scope, send: Send, response: Response) -> None:
     """Send an answer; without its body where the request is HEAD."""
     headers = [
         (b"content-type", response.content_type.encode()),
-        (b"content-length", str(len(response.body)).encode()),
+        (b"content-length", b"%d" % len(response.body)),
         (b"cache-control", b"no-store"),
         (b"x-content-type-options", b"nosniff"),
         *response.headers,

@@ -12,10 +12,12 @@ from django.core.checks import CheckMessage, Error, Warning, register
 from notifications.events import conf
 from notifications.events.configured import ConfiguredTopic, declaration_of
 from notifications.events.exceptions import UnknownTopic
+from notifications.events.redis_layer import unsupported_hosts
 from notifications.events.topics import resolve
 
 MIN_SECRET_LENGTH = 32
 CORE_LAYER = "channels_redis.core.RedisChannelLayer"
+HUB_LAYER = "notifications.events.redis_layer.RedisChannelLayer"
 
 
 @register("hub")
@@ -131,11 +133,13 @@ def check_channel_layer(**_: Any) -> list[CheckMessage]:
             Error(
                 "CHANNEL_LAYERS has no 'default' layer, so no event can reach a browser.",
                 hint="Use notifications.events.layers.InProcessChannelLayer for one process, or "
-                "channels_redis.pubsub.RedisPubSubChannelLayer for several.",
+                f"{HUB_LAYER} for several.",
                 id="hub.E002",
             )
         ]
     configured = channel_layers.configs["default"]
+    if configured.get("BACKEND") == HUB_LAYER:
+        return _check_hub_layer(configured.get("CONFIG", {}).get("hosts"))
     if configured.get("BACKEND") != CORE_LAYER:
         return []
     messages: list[CheckMessage] = []
@@ -148,7 +152,7 @@ def check_channel_layer(**_: Any) -> list[CheckMessage]:
                     "CHANNEL_LAYERS: with redis-py 8 the core layer of channels-redis disconnects every idle "
                     "consumer after 5 seconds, because its blocking read meets the socket timeout.",
                     hint='Give the host as {"address": …, "socket_timeout": None, "max_connections": 1000}, or use '
-                    "channels_redis.pubsub.RedisPubSubChannelLayer.",
+                    f"{HUB_LAYER}.",
                     id="hub.E003",
                 )
             )
@@ -162,6 +166,21 @@ def check_channel_layer(**_: Any) -> list[CheckMessage]:
                 )
             )
     return messages
+
+
+def _check_hub_layer(hosts: Any) -> list[CheckMessage]:
+    """The hub's own layer has one Redis, at an address that can be read."""
+    reason = unsupported_hosts(hosts)
+    if reason is None:
+        return []
+    return [
+        Error(
+            f"CHANNEL_LAYERS: {HUB_LAYER} cannot use its hosts: {reason}.",
+            hint='Give one host, as {"hosts": ["redis://…"]}, or use channels_redis.pubsub.RedisPubSubChannelLayer, '
+            "which takes several hosts and Sentinel, but confirms no subscription and tells no loss.",
+            id="hub.E009",
+        )
+    ]
 
 
 @register("hub")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 from django.db import transaction
 
 from notifications.events import metrics
-from notifications.events.event import Event, Sender, new_event, plain
+from notifications.events.event import EncodedEvent, Event, Sender, new_event
 from notifications.events.exceptions import InEventLoop, InvalidEvent, LogUnavailable
-from notifications.events.logs import Appended, Draft, log_for
+from notifications.events.logs import Draft, log_for
 from notifications.events.recording import PublishAfterCommit, recorded
 from notifications.events.retention import Kind
 from notifications.events.topics import namespace_of, resolve
@@ -55,8 +55,9 @@ def publish(
     Raises UnknownTopic, InvalidEvent (EventTooLarge beyond `HUB_MAX_DATA_BYTES`) before anything is written,
     InEventLoop on a thread whose event loop runs, and LogUnavailable when the topic's log cannot be reached.
     """
-    publication = Publication(topic, type, data, key, sender, idempotency_key, exclude)
-    return publish_many([publication], immediately=immediately)[0]
+    _refuse_on_event_loop()
+    draft = _draft(topic, type, data, key, sender, idempotency_key, exclude)
+    return _append([draft], wait_for_commit=not immediately and not _is_durable(draft))[0]
 
 
 def publish_many(publications: Iterable[Publication], *, immediately: bool = False) -> list[Event]:
@@ -65,7 +66,7 @@ def publish_many(publications: Iterable[Publication], *, immediately: bool = Fal
     All are checked before the first is written.
     """
     _refuse_on_event_loop()
-    drafts = [_draft(publication) for publication in publications]
+    drafts = [_draft(*publication) for publication in publications]
     events: dict[int, Event] = {}
     for durable in (True, False):
         chosen = [(index, draft) for index, draft in enumerate(drafts) if _is_durable(draft) is durable]
@@ -80,13 +81,16 @@ def _append(drafts: Sequence[Draft], *, wait_for_commit: bool) -> list[Event]:
     if wait_for_commit and transaction.get_connection().in_atomic_block:
         transaction.on_commit(PublishAfterCommit(drafts, _append_now), robust=True)
         return [draft.event.decoded() for draft in drafts]
-    return _append_now(drafts)
+    return [event.decoded() for event in _append_now(drafts)]
 
 
-def _append_now(drafts: Sequence[Draft]) -> list[Event]:
-    with _failures_counted(drafts):
+def _append_now(drafts: Sequence[Draft]) -> list[EncodedEvent]:
+    try:
         appended = log_for(drafts[0].topic.retention).append(drafts)
-    return _results(drafts, appended)
+    except LogUnavailable:
+        _count_failures(drafts)
+        raise
+    return [_noted(draft, *outcome) for draft, outcome in zip(drafts, appended, strict=True)]
 
 
 async def apublish(
@@ -103,52 +107,65 @@ async def apublish(
 
     Django has no transactions on an event loop, so the event has its offset when this returns.
     """
-    draft = _draft(Publication(topic, type, data, key, sender, idempotency_key, exclude))
-    with _failures_counted([draft]):
-        appended = await log_for(draft.topic.retention).aappend([draft])
-    return _results([draft], appended)[0]
-
-
-def _draft(publication: Publication) -> Draft:
-    topic = resolve(publication.topic)
-    event = new_event(
-        topic=topic.name,
-        type=publication.type,
-        data=publication.data,
-        key=publication.key,
-        sender=publication.sender,
+    encoded = await apublish_encoded(
+        topic, type, data, key=key, sender=sender, idempotency_key=idempotency_key, exclude=exclude
     )
-    if publication.type in topic.declaration.schemas:
-        topic.check_data(publication.type, plain(publication.data))
-    key = publication.idempotency_key
-    if key is not None and not (0 < len(key) <= 255 and key.isprintable()):
+    return encoded.decoded()
+
+
+async def apublish_encoded(
+    topic: str,
+    type: str,
+    data: Any = None,
+    *,
+    key: str | None = None,
+    sender: Sender | None = None,
+    idempotency_key: str | None = None,
+    exclude: str | None = None,
+) -> EncodedEvent:
+    """Publish as `apublish()` does, for callers that need the position, and not the data that they gave."""
+    draft = _draft(topic, type, data, key, sender, idempotency_key, exclude)
+    try:
+        appended = await log_for(draft.topic.retention).aappend([draft])
+    except LogUnavailable:
+        _count_failures([draft])
+        raise
+    return _noted(draft, *appended[0])
+
+
+def _draft(
+    name: str,
+    type: str,
+    data: Any,
+    key: str | None,
+    sender: Sender | None,
+    idempotency_key: str | None,
+    exclude: str | None,
+) -> Draft:
+    topic = resolve(name)
+    event = new_event(topic=topic.name, type=type, data=data, key=key, sender=sender)
+    if type in topic.declaration.schemas:
+        topic.check_data(type, msgspec.json.decode(event.data))
+    if idempotency_key is not None and not (0 < len(idempotency_key) <= 255 and idempotency_key.isprintable()):
         raise InvalidEvent("an idempotency key is text of 1 to 255 printable characters")
-    return Draft(topic, event, key, publication.exclude)
+    return Draft(topic, event, idempotency_key, exclude)
 
 
 def _is_durable(draft: Draft) -> bool:
     return draft.topic.retention.kind is Kind.DURABLE
 
 
-def _results(drafts: Sequence[Draft], appended: Sequence[Appended]) -> list[Event]:
-    events = []
-    for draft, (event, repeated) in zip(drafts, appended, strict=True):
-        decoded = event.decoded()
-        if not repeated and not _is_durable(draft):  # the durable log records for itself, after the commit
-            recorded(event)
-        events.append(decoded)
-        metrics.published.labels(namespace_of(draft.topic.name)).inc(not repeated)
-    return events
+def _noted(draft: Draft, event: EncodedEvent, repeated: bool) -> EncodedEvent:
+    """The event as its log took it, counted, and told to tests that record."""
+    if not repeated and not _is_durable(draft):  # the durable log records for itself, after the commit
+        recorded(event)
+    metrics.published_in(namespace_of(draft.topic.name)).inc(not repeated)
+    return event
 
 
-@contextmanager
-def _failures_counted(drafts: Sequence[Draft]) -> Iterator[None]:
-    try:
-        yield
-    except LogUnavailable:
-        for draft in drafts:
-            metrics.publish_failures.labels(namespace_of(draft.topic.name)).inc()
-        raise
+def _count_failures(drafts: Sequence[Draft]) -> None:
+    for draft in drafts:
+        metrics.publish_failures.labels(namespace_of(draft.topic.name)).inc()
 
 
 def _refuse_on_event_loop() -> None:

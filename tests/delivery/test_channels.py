@@ -44,7 +44,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         await self.send(text_data=json.dumps({"message": message}))
 
 
-@pytest.fixture(params=["in-process", "in-memory", "redis-pubsub", "redis-core"])
+@pytest.fixture(params=["in-process", "in-memory", "redis-hub", "redis-pubsub", "redis-core"])
 def layer(request: pytest.FixtureRequest, settings: Settings) -> str:
     """The channel layer that the site configured."""
     settings.HUB_SOCKET = ""
@@ -53,6 +53,7 @@ def layer(request: pytest.FixtureRequest, settings: Settings) -> str:
     elif request.param.startswith("redis"):
         url = request.getfixturevalue("redis_url")
         backend, host = {
+            "redis-hub": ("notifications.events.redis_layer.RedisChannelLayer", {"address": url}),
             "redis-pubsub": ("channels_redis.pubsub.RedisPubSubChannelLayer", {"address": url}),
             "redis-core": ("channels_redis.core.RedisChannelLayer", {"address": url, "socket_timeout": None}),
         }[request.param]

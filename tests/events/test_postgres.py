@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,11 @@ from tests.servers import PROJECT
 
 
 @pytest.mark.timeout(180)
-def test_the_log_keeps_its_promises_on_postgresql(postgres_url: str) -> None:
+def test_the_log_keeps_its_promises_on_postgresql(postgres_url: str, tmp_path: Path) -> None:
+    # In a folder of its own: pytest closes the shared one to others, in which the server's user has its files.
+    folder = f"--basetemp={tmp_path / 'inner'}"
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-k", "database or ledger", "tests/events"],
+        [sys.executable, "-m", "pytest", "-q", folder, "-k", "database or ledger", "tests/events"],
         cwd=PROJECT,
         env={**os.environ, "DATABASE_URL": postgres_url},
         capture_output=True,

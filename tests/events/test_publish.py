@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import msgspec
 import pytest
 from django.contrib.auth.models import Group
 from django.db import connection, transaction
@@ -19,10 +20,12 @@ from notifications.events import (
     publish_many,
     publishes,
 )
+from notifications.events.event import Cursor, encode
 from notifications.events.exceptions import EventTooLarge, InEventLoop, InvalidEvent, LogUnavailable, UnknownTopic
 from notifications.events.logs.database import current_epoch, relay
 from notifications.events.models import StoredEvent
 from notifications.events.selectors import history
+from notifications.events.services import apublish_encoded
 from notifications.testing.plugin import PublishedEvents
 from tests.servers import free_port
 
@@ -42,6 +45,8 @@ def test_an_event_published_outside_of_a_transaction_has_its_offset(topic: str) 
     assert event.offset == 1
     assert event.data == {"amount": "12.50"}
     assert uuid.UUID(event.id).version == 7
+    assert uuid.UUID(event.id).variant == uuid.RFC_4122
+    assert event.id == str(uuid.UUID(event.id))
     assert event.time is not None
     assert int(event.id.replace("-", "")[:12], 16) == round(event.time.timestamp() * 1000)
     assert abs((datetime.now(UTC) - event.time).total_seconds()) < 60
@@ -77,6 +82,41 @@ def test_immediately_does_not_wait_for_the_commit() -> None:
         event = publish("open:1", "progress", 50, immediately=True)
 
     assert event.offset == 1
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("topic", TOPICS)
+async def test_an_event_that_is_not_decoded_is_the_same_event(topic: str) -> None:
+    sender = Sender(user="1", client="c", info={"name": "Ana"})
+    encoded = await apublish_encoded(
+        topic, "order.paid", {"price": Decimal("1.5"), "in": (1, 2)}, key="k", sender=sender
+    )
+
+    assert bytes(encoded.data) == b'{"price":"1.5","in":[1,2]}'
+    assert encoded.cursor == Cursor(1, encoded.epoch)
+    decoded = encoded.decoded()
+    assert decoded == Event(topic=topic, type="order.paid", data={"price": "1.5", "in": [1, 2]}, key="k")
+    assert (decoded.id, decoded.time, decoded.sender) == (encoded.id, encoded.time, sender)
+    assert (decoded.offset, decoded.epoch) == (encoded.offset, encoded.epoch)
+    assert encode(decoded) == encode(encoded)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_data_that_is_json_text_already_is_published_without_what_means_nothing_in_it() -> None:
+    text = msgspec.Raw(b' {\n "a" : [1,\r\n 2.50], "\\u00e9": "\\n", "a": [3]}')
+
+    assert publish("open:1", "message", text).data == {"a": [3], "é": "\n"}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"1 2", b"[1,]", b"NaN", b"1e999", b'"\xff"', b'"\\ud800"', b"[" * 5_000 + b"]" * 5_000]
+)
+def test_text_that_is_not_json_is_not_data(text: bytes) -> None:
+    with pytest.raises(InvalidEvent, match="data must be JSON"):
+        publish("open:1", "message", msgspec.Raw(text))
+
+    assert history("open:1")[0] == []
 
 
 @pytest.mark.django_db(transaction=True)

@@ -23,7 +23,7 @@ from django.utils import timezone
 from notifications.events import conf, counters, messenger
 from notifications.events.event import Cursor, EncodedEvent, decode
 from notifications.events.exceptions import LogUnavailable, UnknownTopic
-from notifications.events.logs.base import Appended, Draft, Page
+from notifications.events.logs.base import Appended, Draft, Log, Page
 from notifications.events.messages import event_message
 from notifications.events.models import IdempotencyKey, LogEpoch, StoredEvent, TopicHead
 from notifications.events.recording import recorded
@@ -84,7 +84,7 @@ def translated_errors() -> Iterator[None]:
         raise LogUnavailable(f"the database did not take the call: {error}") from error
 
 
-class DatabaseLog:
+class DatabaseLog(Log):
     """Keeps events as rows; what is published outside of a transaction is numbered before `append` returns."""
 
     def append(self, drafts: Sequence[Draft]) -> list[Appended]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from notifications.events import conf, counters, messenger
 from notifications.events.event import Cursor, EncodedEvent, at_position
-from notifications.events.logs.base import Appended, Draft, Page
+from notifications.events.logs.base import Appended, Draft, Log, Page
 from notifications.events.messages import event_message
 from notifications.events.retention import Retention
 from notifications.events.topics import ResolvedTopic
@@ -29,7 +29,7 @@ class _Stream:
         self.touched = time.monotonic()
 
 
-class MemoryLog:
+class MemoryLog(Log):
     """Keeps windows of events in memory; thread-safe, and lost with the process, which its new epochs tell."""
 
     def __init__(self) -> None:

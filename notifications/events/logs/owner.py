@@ -8,11 +8,11 @@ from typing import Any
 
 from notifications.events import local
 from notifications.events.event import Cursor, at_position, decode, encode
-from notifications.events.logs.base import Appended, Draft, Page
+from notifications.events.logs.base import Appended, Draft, Log, Page
 from notifications.events.topics import ResolvedTopic
 
 
-class OwnerLog:
+class OwnerLog(Log):
     """Appends to and reads from the process that owns the memory log; LogUnavailable when none runs."""
 
     def append(self, drafts: Sequence[Draft]) -> list[Appended]:

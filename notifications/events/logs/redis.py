@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import hashlib
 import secrets
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple
 
 import redis
-import redis.asyncio
+from redis.exceptions import NoScriptError
 
 from notifications.events import conf, counters, messenger
-from notifications.events.event import Cursor, at_position, decode
-from notifications.events.exceptions import LogUnavailable
-from notifications.events.logs.base import Appended, Draft, Page
-from notifications.events.logs.batches import Batches
+from notifications.events.event import Cursor, at_position, decode, encode_bytes
+from notifications.events.logs.base import Appended, Draft, Log, Page
 from notifications.events.messages import FORMAT, event_message, group_of
-from notifications.events.redis_clients import async_client, sync_client, translated_errors
+from notifications.events.redis_clients import KeptConnections, sync_client, translated_errors
+from notifications.events.redis_connection import RedisConnection, command, connection
 from notifications.events.topics import ResolvedTopic
 
 _SCRIPTS = Path(__file__).parent
 _APPEND = (_SCRIPTS / "append.lua").read_text()
 _READ = (_SCRIPTS / "read.lua").read_text()
+_APPEND_HASH = hashlib.sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
+_READ_HASH = hashlib.sha1(_READ.encode(), usedforsecurity=False).hexdigest()
+_GREETING = (command("SCRIPT", "LOAD", _APPEND), command("SCRIPT", "LOAD", _READ))
 
 
 def _position_key(topic: str) -> str:
@@ -35,88 +38,121 @@ def _events_key(topic: str) -> str:
     return f"hub:events:{topic}"
 
 
-class RedisLog:
+def _bulk(*words: str | bytes | int) -> bytes:
+    """Words as the bulk strings of a command that is put together from parts."""
+    return command(*words).partition(b"\r\n")[2]
+
+
+class _AppendParts(NamedTuple):
+    """What the commands that append to a topic have in common, around what they do not."""
+
+    before_event: bytes
+    after_event: bytes
+    after_epoch: bytes
+
+
+# Packing nineteen words for each event is what an append costs its caller most: all but two of them are the topic's.
+@functools.lru_cache(maxsize=8_192)
+def _append_parts(
+    topic: str,
+    size: int,
+    seconds: int,
+    position_ttl: int,
+    group_prefix: str | None,
+    idempotency: tuple[str, int] | None,
+) -> _AppendParts:
+    key, key_ttl = ("", 0) if idempotency is None else idempotency
+    return _AppendParts(
+        b"*19\r\n"
+        + _bulk("EVALSHA", _APPEND_HASH, 4, _position_key(topic), _events_key(topic))
+        # With the length, because topics and keys may both have colons.
+        + _bulk(f"hub:idempotency:{len(topic)}:{topic}:{key}", counters.REDIS_KEY),
+        _bulk(size, seconds, position_ttl, key_ttl),
+        _bulk("" if group_prefix is None else group_prefix + group_of(topic), topic),
+    )
+
+
+_NEITHER_EXCLUDED_NOR_MIRRORED = _bulk("", FORMAT, "", "")
+
+
+class RedisLog(Log):
     """Keeps windows of events in Redis, shared by all processes that are configured with it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._batches: WeakKeyDictionary[asyncio.AbstractEventLoop, Batches] = WeakKeyDictionary()
-        # Scripts are only texts with their hash; the client is given at each call.
-        nowhere, nowhere_async = redis.Redis(), redis.asyncio.Redis()
-        self._append_script = nowhere.register_script(_APPEND)
-        self._read_script = nowhere.register_script(_READ)
-        self._async_append_script: Any = nowhere_async.register_script(_APPEND)
-        self._async_read_script: Any = nowhere_async.register_script(_READ)
+        self._connections = KeptConnections(url, greeting=_GREETING)
+        self._layer: Any = None
+        self._group_prefix: str | None = None
+        # A script is only a text with its hash; the client is given at each call.
+        self._read_script = redis.Redis().register_script(_READ)
 
     def append(self, drafts: Sequence[Draft]) -> list[Appended]:
         announces = self._announces()
+        commands = [self._append_command(draft, announces) for draft in drafts]
         with translated_errors():
-            if len(drafts) == 1:
-                answers = [self._append_script(*self._append_call(drafts[0], announces), client=sync_client())]
-            else:
-                pipeline = sync_client().pipeline(transaction=False)
-                for draft in drafts:
-                    self._append_script(*self._append_call(draft, announces), client=pipeline)
-                answers = pipeline.execute()
+            answers = self._connections.call(commands)
+            unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            if unknown:
+                # Redis was told to forget its scripts: these have done nothing, and may be sent again.
+                again = self._connections.call(
+                    [command("SCRIPT", "LOAD", _APPEND), *(commands[index] for index in unknown)]
+                )
+                for index, answer in zip(unknown, again[1:], strict=True):
+                    answers[index] = answer
+            _raise_refusals(answers)
         return self._finish(drafts, answers, announces)
 
     async def aappend(self, drafts: Sequence[Draft]) -> list[Appended]:
-        loop = asyncio.get_running_loop()
-        batches = self._batches.get(loop)
-        if batches is None:
-            batches = self._batches[loop] = Batches(self._append_batch)
-        return await batches.add(drafts)
+        if self._announces():
+            return await self._aappend(drafts, announces=True)
+        # Whoever is cancelled has appended all the same, and what is appended is announced.
+        return await asyncio.shield(asyncio.create_task(self._aappend(drafts, announces=False)))
 
-    async def _append_batch(self, drafts: Sequence[Draft]) -> list[Appended | Exception]:
-        announces = self._announces()
-        pipeline = async_client().pipeline(transaction=False)
-        for draft in drafts:
-            await self._async_append_script(*self._append_call(draft, announces), client=pipeline)
-        with translated_errors():
-            answers = await pipeline.execute(raise_on_error=False)
-        return [self._outcome(draft, answer, announces) for draft, answer in zip(drafts, answers, strict=True)]
-
-    def _outcome(self, draft: Draft, answer: Any, announces: bool) -> Appended | Exception:
-        if isinstance(answer, Exception):
-            return LogUnavailable(f"Redis did not take the call: {answer}")
-        return self._finish([draft], [answer], announces)[0]
+    async def _aappend(self, drafts: Sequence[Draft], *, announces: bool) -> list[Appended]:
+        # One write per turn of the loop and no waiting for what is on its way: one connection keeps the order.
+        commands = [self._append_command(draft, announces) for draft in drafts]
+        return self._finish(drafts, await _evaluated(_APPEND, commands), announces)
 
     def _announces(self) -> bool:
         """Whether the script can announce by itself, because the layer is pub/sub on the same Redis."""
-        return messenger.redis_group_channel("") is not None
+        layer = messenger.layer()
+        if layer is not self._layer:
+            self._group_prefix = messenger.redis_group_channel("")
+            self._layer = layer
+        return self._group_prefix is not None
 
-    def _append_call(self, draft: Draft, announces: bool) -> tuple[list[str], list[Any]]:
-        topic, retention = draft.topic, draft.topic.retention
-        channel = mirror_channel = ""
-        mirror = b""
-        if announces:
-            channel = messenger.redis_group_channel(group_of(topic.name)) or ""
-            message = messenger.mirror_message(topic, draft.event)
-            if message is not None and topic.mirror_group is not None:
-                mirror_channel = messenger.redis_group_channel(topic.mirror_group) or ""
-                mirror = messenger.layer().serialize(message)
-        keys = [
-            _position_key(topic.name),
-            _events_key(topic.name),
-            # With the length, because topics and keys may both have colons.
-            f"hub:idempotency:{len(topic.name)}:{topic.name}:{draft.idempotency_key}",
-            counters.REDIS_KEY,
-        ]
-        arguments = [
-            draft.encoded,
+    def _append_command(self, draft: Draft, announces: bool) -> bytes:
+        topic, event, key = draft.topic, draft.event, draft.idempotency_key
+        retention, group_prefix = topic.retention, self._group_prefix if announces else None
+        # Past the cache where there is a key, because that is another one each time.
+        parts = (_append_parts if key is None else _append_parts.__wrapped__)(
+            topic.name,
             retention.size or 0 if retention.kept else 0,
             retention.seconds or 0,
             conf.get("HUB_POSITION_TTL_SECONDS"),
-            conf.get("HUB_IDEMPOTENCY_SECONDS") if draft.idempotency_key is not None else 0,
-            secrets.token_hex(4),
-            channel,
-            topic.name,
-            draft.exclude or "",
-            FORMAT,
-            mirror_channel,
-            mirror,
-        ]
-        return keys, arguments
+            group_prefix,
+            None if key is None else (key, conf.get("HUB_IDEMPOTENCY_SECONDS")),
+        )
+        mirror_channel, mirror = "", b""
+        if announces and (message := messenger.mirror_message(topic, event)) is not None:
+            mirror_channel, mirror = f"{group_prefix}{topic.mirror_group}", messenger.layer().serialize(message)
+        if mirror or draft.exclude:
+            rest = _bulk(draft.exclude or "", FORMAT, mirror_channel, mirror)
+        else:
+            rest = _NEITHER_EXCLUDED_NOR_MIRRORED
+        encoded = encode_bytes(event)
+        # An epoch is as random as an id, and the end of a new id is 32 random bits that nothing else has.
+        epoch = event.id[-8:].encode()
+        return b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n%b%b" % (
+            parts.before_event,
+            len(encoded),
+            encoded,
+            parts.after_event,
+            len(epoch),
+            epoch,
+            parts.after_epoch,
+            rest,
+        )
 
     def _finish(self, drafts: Sequence[Draft], answers: list[Any], announces: bool) -> list[Appended]:
         appended = []
@@ -167,9 +203,12 @@ class RedisLog:
     async def aread(
         self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False
     ) -> Page:
-        call = self._read_call(topic, since, limit, reverse)
-        with translated_errors():
-            return self._page(topic, await self._async_read_script(*call, client=async_client()))
+        answers = await _evaluated(_READ, [self._read_command(topic, since, limit, reverse)])
+        return self._page(topic, answers[0])
+
+    def _read_command(self, topic: ResolvedTopic, since: Cursor | None, limit: int | None, reverse: bool) -> bytes:
+        keys, arguments = self._read_call(topic, since, limit, reverse)
+        return command("EVALSHA", _READ_HASH, len(keys), *keys, *arguments)
 
     def positions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
         names = [topic.name for topic in topics]
@@ -182,10 +221,47 @@ class RedisLog:
     async def apositions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
         names = [topic.name for topic in topics]
         with translated_errors():
-            pipeline = async_client().pipeline(transaction=False)
-            for name in names:
-                pipeline.hmget(_position_key(name), "e", "o")
-            return _cursors(names, await pipeline.execute())
+            answers = await _connection().execute_many(
+                [command("HMGET", _position_key(name), "e", "o") for name in names]
+            )
+            _raise_refusals(answers)
+        return _cursors(names, answers)
+
+    async def aopen(self, topics: Sequence[ResolvedTopic]) -> dict[str, Cursor]:
+        answers = await _evaluated(_READ, [self._read_command(topic, None, 0, False) for topic in topics])
+        return {
+            topic.name: Cursor(offset, epoch.decode())
+            for topic, (offset, epoch, _) in zip(topics, answers, strict=True)
+        }
+
+
+def _connection() -> RedisConnection:
+    """The connection of the running loop, on which Redis knows the scripts from the first command on."""
+    found = connection()
+    found.greeting = _GREETING
+    return found
+
+
+async def _evaluated(script: str, commands: Sequence[bytes]) -> list[Any]:
+    """The replies to EVALSHA commands of a script. Raises LogUnavailable."""
+    with translated_errors():
+        answers = await _connection().execute_many(commands)
+        unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if unknown:
+            # Redis was told to forget its scripts: these have done nothing, and may be sent again.
+            again = await _connection().execute_many(
+                [command("SCRIPT", "LOAD", script), *(commands[index] for index in unknown)]
+            )
+            for index, answer in zip(unknown, again[1:], strict=True):
+                answers[index] = answer
+        _raise_refusals(answers)
+    return answers
+
+
+def _raise_refusals(answers: list[Any]) -> None:
+    for answer in answers:
+        if isinstance(answer, redis.ResponseError):
+            raise answer
 
 
 def _cursors(names: list[str], answers: list[Any]) -> dict[str, Cursor]:
