@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
+from django.core.signals import setting_changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ SETTINGS: dict[str, Setting] = {
     "HUB_SOCKET": Setting("", "Unix socket of the process that owns the memory log; empty: each its own."),
     "HUB_MAX_DATA_BYTES": Setting(65_536, "Largest `data` of an event, in bytes of JSON."),
     "HUB_MAX_MESSAGE_BYTES": Setting(65_536, "Largest message from a client, in bytes."),
+    "HUB_WEBSOCKET_DEFLATE": Setting(False, "Whether large messages are compressed for clients that offer it."),
     "HUB_MAX_SUBSCRIPTIONS": Setting(128, "Subscriptions of one session."),
     "HUB_MAX_OUTGOING_BYTES": Setting(1_048_576, "Unsent bytes of one session before it is disconnected as slow."),
     "HUB_MAX_HISTORY": Setting(300, "Events in one answer to history, and in one recovery."),
@@ -50,6 +52,24 @@ SETTINGS: dict[str, Setting] = {
 }
 
 
+_values: dict[str, Any] = {}
+
+
 def get(name: str) -> Any:
-    """The value of a setting of the table, or its default. Raises KeyError for a name not in the table."""
-    return getattr(settings, name, SETTINGS[name].default)
+    """The value of a setting of the table, or its default. Raises KeyError for a name not in the table.
+
+    Kept once it was asked for, as Django takes several microseconds for a setting that a site has not set; a change
+    at run time counts when `setting_changed` tells of it, as `override_settings` does.
+    """
+    try:
+        return _values[name]
+    except KeyError:
+        value = _values[name] = getattr(settings, name, SETTINGS[name].default)
+        return value
+
+
+def _forget(*, setting: str, **_: Any) -> None:
+    _values.pop(setting, None)
+
+
+setting_changed.connect(_forget, dispatch_uid="hub-settings")

@@ -120,7 +120,7 @@ def configuration(**more: Any) -> uvicorn.Config:
     """How uvicorn serves the hub; logging is Django's."""
     return uvicorn.Config(
         "hub.asgi:application",
-        ws="notifications.server.websocket:HubWebSocketProtocol",
+        ws=settings.HUB_WEBSOCKET_CLASS,
         ws_per_message_deflate=False,
         lifespan="on",
         access_log=False,
