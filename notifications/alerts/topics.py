@@ -30,6 +30,7 @@ class AlertsTopic(Topic):
 
     pattern = TOPIC
     retention = durable(days=90)
+    asks_only_identity = True
     schemas = dict.fromkeys((FIRING, CHANGED, RESOLVED, ACKNOWLEDGED), AlertData)
 
     def may_subscribe(self, user: Any) -> bool:

@@ -23,6 +23,7 @@ class EveryoneTopic(Topic):
 
     pattern = EVERYONE_TOPIC
     retention = durable(days=30)
+    asks_only_identity = True
 
     def may_subscribe(self, user: Any) -> bool:
         """everyone, visitors included"""
@@ -34,6 +35,7 @@ class UsersTopic(Topic):
 
     pattern = USERS_TOPIC
     retention = durable(days=30)
+    asks_only_identity = True
 
     def may_subscribe(self, user: Any) -> bool:
         """signed-in users"""

@@ -22,6 +22,7 @@ class ChatTopic(Topic):
     retention = durable(days=365)
     default_type = MESSAGE
     schemas = {MESSAGE: Message}
+    asks_only_identity = True
     presence = True
     join_leave = True
     subscribers_may = frozenset({"publish", "history", "presence"})

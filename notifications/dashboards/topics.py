@@ -11,6 +11,7 @@ class DashboardTopic(Topic):
     pattern = "dashboard:<path:name>"
     retention = window(size=600, seconds=900)
     default_type = "sample"
+    asks_only_identity = True
 
     def may_subscribe(self, user: Any, name: str) -> bool:
         """signed-in users"""

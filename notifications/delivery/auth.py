@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from http.cookies import CookieError, SimpleCookie
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user_model
+from django.http.cookie import parse_cookie
 from django.utils.crypto import constant_time_compare
 
-from notifications.delivery.identity import ANONYMOUS, Identity
+from notifications.delivery import passport
+from notifications.delivery.identity import ANONYMOUS, Identity, auth_hash_of
+from notifications.delivery.switchboard import current_switchboard
 from notifications.events import conf
+from notifications.events.exceptions import LogUnavailable
 from notifications.events.threads import in_database_thread
 from notifications.events.topics import sender_of
 
@@ -37,19 +41,21 @@ def login_of(session_key: str) -> str:
     return hashlib.sha256(session_key.encode()).hexdigest()[:32]
 
 
-def session_key_of(scope: Scope) -> str:
-    """The key of the Django session in the connection's cookies, or ""."""
-    try:
-        cookie = SimpleCookie(header(scope, b"cookie")).get(settings.SESSION_COOKIE_NAME)
-    except CookieError:
-        return ""
-    return cookie.value if cookie else ""
+def cookies_of(scope: Scope) -> dict[str, str]:
+    """The cookies of a connection."""
+    return parse_cookie(header(scope, b"cookie"))
+
+
+def session_key_of(cookies: Mapping[str, str]) -> str:
+    """The key of the Django session in the cookies, or ""."""
+    return cookies.get(settings.SESSION_COOKIE_NAME, "")
 
 
 def _load_identity(session_key: str) -> Identity:
     session = import_module(settings.SESSION_ENGINE).SessionStore(session_key)
     if session.get(BACKEND_SESSION_KEY) not in settings.AUTHENTICATION_BACKENDS:
         return ANONYMOUS
+    verified_at = time.time()
     users = get_user_model()
     try:
         user = users._default_manager.get(pk=users._meta.pk.to_python(session[SESSION_KEY]))
@@ -58,13 +64,31 @@ def _load_identity(session_key: str) -> Identity:
     stored, current = session.get(HASH_SESSION_KEY), user.get_session_auth_hash()
     if not user.is_active or not stored or not constant_time_compare(stored, current):
         return ANONYMOUS
-    return Identity(user=str(user.pk), info=sender_of(user).info, login=login_of(session_key), auth_hash=current)
+    return Identity(
+        user=str(user.pk),
+        info=sender_of(user).info,
+        login=login_of(session_key),
+        auth_hash=auth_hash_of(user),
+        verified_at=verified_at,
+    )
 
 
-async def identity_of_cookie(scope: Scope) -> Identity:
-    """The identity of the signed-in user whose session cookie the connection carries, or ANONYMOUS."""
-    key = session_key_of(scope)
-    return await in_database_thread(_load_identity, key) if key else ANONYMOUS
+async def identity_of_cookies(cookies: Mapping[str, str]) -> Identity:
+    """The identity of the signed-in user whose session cookie is among the cookies, or ANONYMOUS.
+
+    The database is not asked when a signed cookie says who that is, and nothing of the user has changed since.
+    """
+    key = session_key_of(cookies)
+    if not key:
+        return ANONYMOUS
+    login = login_of(key)
+    revocations = (await current_switchboard()).revocations
+    if revocations.ended(login):
+        return ANONYMOUS
+    signed = passport.identity_of(cookies, login=login)
+    if signed is not None and revocations.unchanged(signed):
+        return signed
+    return await in_database_thread(_load_identity, key)
 
 
 def refused_origin(scope: Scope) -> str | None:
@@ -96,13 +120,18 @@ class IdentityMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         identity = ANONYMOUS
-        if session_key_of(scope):
+        cookies = cookies_of(scope)
+        if session_key_of(cookies):
             refusal = refused_origin(scope)
             if refusal is not None:
                 logger.warning("WebSocket %s refused: %s", scope["path"], refusal)
                 await refuse(scope, send, 403, refusal)
                 return
-            identity = await identity_of_cookie(scope)
+            try:
+                identity = await identity_of_cookies(cookies)
+            except LogUnavailable as error:
+                await refuse(scope, send, 503, str(error))
+                return
         await self.application({**scope, "identity": identity}, receive, send)
 
 

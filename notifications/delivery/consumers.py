@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 
-from notifications.delivery.auth import refuse
-from notifications.delivery.identity import ANONYMOUS
+from notifications.delivery import passport
+from notifications.delivery.auth import Receive, Scope, Send, refuse
+from notifications.delivery.identity import ANONYMOUS, Identity
 from notifications.delivery.protocols.base import WireProtocol
 from notifications.delivery.protocols.centrifuge import CENTRIFUGE
 from notifications.delivery.protocols.plain import PLAIN
@@ -32,6 +34,16 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
     protocol: WireProtocol
     session: Session | None = None
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if EXTENSION not in scope.get("extensions", {}):
+            await super().__call__(scope, receive, send)
+            return
+        # The one message before the hand-over, without the tasks in which Channels waits for those that follow.
+        self.scope, self.base_send = scope, send
+        await receive()
+        with suppress(StopConsumer):
+            await self.websocket_connect({})
+
     async def dispatch(self, message: dict[str, Any]) -> None:
         # Without the thread hop that Channels makes before every handler, to close database connections.
         await getattr(self, message["type"].replace(".", "_"))(message)
@@ -45,10 +57,11 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         if switchboard.draining:
             await refuse(self.scope, self.base_send, 503, "this process does not take sessions now; try another")
             raise StopConsumer
-        await self.accept(self.subprotocol())
+        identity: Identity = self.scope.get("identity", ANONYMOUS)
+        await self.accept(self.subprotocol(), headers=passport.set_cookie(identity))
         extension = self.scope.get("extensions", {}).get(EXTENSION)
         transport = extension["transport"] if extension else AsgiWebSocketTransport(self.base_send, self._ended)
-        self.session = Session(switchboard, self.protocol, transport, self.scope.get("identity", ANONYMOUS))
+        self.session = Session(switchboard, self.protocol, transport, identity)
         self.prepare(self.session)
         if extension:
             extension["adopt"](self.session)

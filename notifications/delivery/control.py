@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from notifications.delivery import identity
 from notifications.delivery.codes import FORCE_NO_RECONNECT, FORCE_RECONNECT, UNSUBSCRIBED_BY_SERVER, Code
+from notifications.delivery.revocations import EVERYBODY, login_subject, user_subject
 from notifications.events import messenger
 from notifications.events.messages import CONTROL_GROUP, control_message
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from notifications.delivery.switchboard import Switchboard
 
 logger = logging.getLogger(__name__)
+
+# With one query for their users.
+JUDGED_AT_ONCE = 100
 
 
 # What is asked. All may be called from any thread, and raise LogUnavailable when the layer cannot be reached.
@@ -79,6 +83,10 @@ def _disconnect(switchboard: Switchboard, message: dict[str, Any]) -> None:
     if not message.keys() & {"user", "client", "login"}:
         logger.warning("a control message to disconnect names nobody, and is ignored")
         return
+    if "login" in message:
+        switchboard.revocations.note(login_subject(message["login"]))
+    elif "user" in message:
+        switchboard.revocations.note(user_subject(message["user"]))
     for session in _chosen(switchboard, message):
         session.disconnect(Code(message["code"], message["reason"]))
 
@@ -89,34 +97,44 @@ def _unsubscribe(switchboard: Switchboard, message: dict[str, Any]) -> None:
 
 
 def _rejudge(switchboard: Switchboard, message: dict[str, Any]) -> None:
-    for session in _chosen(switchboard, message):
-        if "topic" not in message or message["topic"] in session.subscriptions:
-            switchboard.spawn(_rejudge_session(session, message.get("topic")))
+    if "topic" not in message:
+        switchboard.revocations.note(user_subject(message["user"]) if "user" in message else EVERYBODY)
+    only = message.get("topic")
+    sessions = [session for session in _chosen(switchboard, message) if only is None or only in session.subscriptions]
+    for start in range(0, len(sessions), JUDGED_AT_ONCE):
+        switchboard.spawn(_judge_again(sessions[start : start + JUDGED_AT_ONCE], only))
 
 
-async def _rejudge_session(session: Session, only: str | None = None) -> None:
-    judged = {name: found for name, found in session.subscriptions.items() if only is None or name == only}
+async def _judge_again(sessions: Sequence[Session], only: str | None = None) -> None:
+    """Ask the permissions of some sessions again, and end what is no longer allowed."""
+    judged = [
+        {name: found for name, found in session.subscriptions.items() if only is None or name == only}
+        for session in sessions
+    ]
     try:
-        forbidden = await identity.judge(session.identity, [found.topic for found in judged.values()])
+        verdicts = await identity.judge(
+            [
+                (session.identity, [found.topic for found in subscriptions.values()])
+                for session, subscriptions in zip(sessions, judged, strict=True)
+            ]
+        )
     except Exception:
-        # Who cannot be judged is not let through: a new connection is judged anew.
-        logger.exception("a session could not be judged again")
-        forbidden = None
-    if forbidden is None:
-        session.disconnect(FORCE_RECONNECT)
-        return
-    for name in forbidden:
-        if session.subscriptions.get(name) is judged[name]:
-            session.unsubscribe_by_server(name, UNSUBSCRIBED_BY_SERVER)
+        logger.exception("%d sessions could not be judged again", len(sessions))
+        verdicts = [identity.Verdict(False, [])] * len(sessions)
+    for session, subscriptions, verdict in zip(sessions, judged, verdicts, strict=True):
+        if not verdict.connected:
+            session.disconnect(FORCE_RECONNECT)
+        for name in verdict.forbidden:
+            if session.subscriptions.get(name) is subscriptions[name]:
+                session.unsubscribe_by_server(name, UNSUBSCRIBED_BY_SERVER)
 
 
 async def judge_everybody(switchboard: Switchboard, *, seconds: float = 0) -> None:
     """Judge every session of this process again, spread over so many seconds."""
     sessions = [session for session in switchboard.sessions.values() if session.connected]
-    for session in sessions:
-        if session.closed_with is None:
-            await _rejudge_session(session)
-            await asyncio.sleep(seconds / len(sessions))
+    for start in range(0, len(sessions), JUDGED_AT_ONCE):
+        await _judge_again([session for session in sessions[start : start + JUDGED_AT_ONCE] if not session.closed_with])
+        await asyncio.sleep(seconds * JUDGED_AT_ONCE / len(sessions))
 
 
 _OPERATIONS: dict[str, Callable[[Switchboard, dict[str, Any]], None]] = {

@@ -48,6 +48,8 @@ class FileTransport:
         except BrokenPipeError:
             self._on_close()
 
+    congested = False
+
     def pending(self) -> int:
         return 0
 

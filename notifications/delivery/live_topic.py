@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from typing import TYPE_CHECKING
 
 from notifications.delivery import codes, metrics
@@ -32,6 +31,7 @@ class LiveTopic:
 
     __slots__ = (
         "_repairing",
+        "_turn",
         "group",
         "opened",
         "pending",
@@ -50,16 +50,26 @@ class LiveTopic:
         # Subscriptions that are held, or were served from the log beyond this topic's position.
         self.waiting: list[Subscription] = []
         self.position: Cursor | None = None
-        self.pending: deque[tuple[EncodedEvent, str | None]] = deque()
+        self.pending: list[tuple[EncodedEvent, str | None]] = []
         self._repairing = False
-        self.opened: asyncio.Task[None] = switchboard.spawn(self._open())
+        # The events of this turn of the loop, which `ready` gets when the turn ends.
+        self._turn: list[EncodedEvent] = []
+        #: Done when the topic is served, None from then on.
+        self.opened: asyncio.Future[None] | None = switchboard.loop.create_future()
 
-    async def _open(self) -> None:
-        await self.switchboard.join(self.group)
-        if self.topic.retention.kept:
-            positions = await log_for(self.topic.retention).aread(self.topic, since=None, limit=0)
-            self.position = positions.position
+    def opened_at(self, position: Cursor | None) -> None:
+        """The group is joined, and the log is at `position`, if the topic has one."""
+        opened, self.opened = self.opened, None
+        self.position = position
         self._arrive_pending()
+        if opened is not None and not opened.done():
+            opened.set_result(None)
+
+    def failed(self, error: Exception) -> None:
+        """The topic cannot be served: those who wait for it are told."""
+        if self.opened is not None and not self.opened.done():
+            self.opened.set_exception(error)
+            self.opened.exception()  # those who wait may have gone meanwhile
 
     @property
     def empty(self) -> bool:
@@ -83,6 +93,7 @@ class LiveTopic:
         """Move subscriptions that the position has caught up with to the plain fan-out."""
         if not self.waiting:
             return
+        self.hand_out()  # what they have had already is for those who are ready now
         offset = self.position.offset if self.position else 0
         behind = []
         for subscription in self.waiting:
@@ -106,25 +117,56 @@ class LiveTopic:
             self._fan_out(event, exclude)
 
     def _arrive_pending(self) -> None:
-        pending, self.pending = self.pending, deque()
+        pending, self.pending = self.pending, []
         for event, exclude in pending:
             self.arrived(event, exclude)
 
     def _fan_out(self, event: EncodedEvent, exclude: str | None) -> None:
         if event.offset:
             self.position = Cursor(event.offset, event.epoch)
-        frames: dict[Encoding, bytes] = {}
-        for session in self.ready:
-            encoding = session.encoding
-            frame = frames.get(encoding)
-            if frame is None:
-                frame = frames[encoding] = encoding.frame(event)
-            if exclude is None or session.id != exclude:
-                session.send_frame(frame)
-        metrics.delivered.labels(namespace_of(self.topic.name)).inc(len(self.ready))
-        self.switchboard.delivered += len(self.ready)
+        if exclude is not None:
+            self._fan_out_to_others(event, exclude)
+        elif self.ready:
+            if not self._turn:
+                self.switchboard.writer.topic_later(self)
+            self._turn.append(event)
         if self.waiting:
             self._fan_out_waiting(event, exclude)
+
+    def hand_out(self) -> None:
+        """Send the events of this turn to all who are ready: encoded once each, and joined for those who take that."""
+        if not self._turn:
+            return
+        events, self._turn = self._turn, []
+        encoded: dict[Encoding, list[bytes]] = {}
+        begun: list[Session] = []
+        for session in self.ready:
+            encoding = session.encoding
+            pieces = encoded.get(encoding)
+            if pieces is None:
+                pieces = encoded[encoding] = encoding.pieces(events)
+            if encoding.joins:
+                # What `send_frame()` does: the call would take as long again as all else of this loop.
+                outgoing = session.outgoing
+                if not outgoing:
+                    begun.append(session)
+                outgoing += pieces
+            else:
+                for piece in pieces:
+                    session.send_frame(piece)
+        self.switchboard.writer.sessions_later(begun)
+        self._count(len(events) * len(self.ready))
+
+    def _fan_out_to_others(self, event: EncodedEvent, exclude: str) -> None:
+        self.hand_out()
+        for session in self.ready:
+            if session.id != exclude:
+                session.send_frame(session.encoding.frame(event))
+        self._count(len(self.ready))
+
+    def _count(self, delivered: int) -> None:
+        metrics.delivered_in(namespace_of(self.topic.name)).inc(delivered)
+        self.switchboard.delivered += delivered
 
     def _fan_out_waiting(self, event: EncodedEvent, exclude: str | None) -> None:
         for subscription in self.waiting:

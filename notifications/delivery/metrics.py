@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from prometheus_client import Counter, Gauge
 
 connections = Gauge("hub_connections", "Open sessions", ["protocol"])
@@ -13,3 +15,29 @@ gaps_repaired = Counter("hub_gaps_repaired_total", "Events that the layer lost a
 resets = Counter("hub_resets_total", "Times a topic's log no longer reached back to its subscribers", ["namespace"])
 disconnects = Counter("hub_disconnects_total", "Sessions closed by the hub", ["code"])
 errors = Counter("hub_command_errors_total", "Commands answered with an error", ["code"])
+
+# Looking up a labelled metric takes a lock and costs more than counting: those of the hot paths are looked up once.
+
+
+@functools.cache
+def connections_over(protocol: str) -> Gauge:
+    """The gauge of the open sessions of a protocol."""
+    return connections.labels(protocol)
+
+
+@functools.cache
+def received_over(protocol: str) -> Counter:
+    """The counter of messages from the clients of a protocol."""
+    return received_messages.labels(protocol)
+
+
+@functools.lru_cache(maxsize=4_096)
+def subscriptions_in(namespace: str) -> Gauge:
+    """The gauge of subscriptions in a namespace."""
+    return subscriptions.labels(namespace)
+
+
+@functools.lru_cache(maxsize=4_096)
+def delivered_in(namespace: str) -> Counter:
+    """The counter of the deliveries of a namespace."""
+    return delivered.labels(namespace)

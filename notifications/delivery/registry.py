@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable
-from typing import Protocol
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import msgspec
 
@@ -15,13 +16,14 @@ from notifications.events.redis_clients import async_client, sync_client, transl
 LEASE_SECONDS = 6
 
 _KEY = "hub:nodes"
+_FORGOTTEN_SECONDS = 10 * LEASE_SECONDS
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """A server process: where the control plane reaches it, and what it serves.
 
-    `name` is its host and process id, `started_at` a Unix time. `topics` holds the number of subscriptions of its
-    live topics, `delivered` the events handed to sessions since its start.
+    `name` is its host and process id, `started_at` a Unix time. `live_topics` counts the topics that it serves,
+    `delivered` the events handed to sessions since its start.
     """
 
     id: str
@@ -32,7 +34,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     sessions: int = 0
     users: int = 0
     subscriptions: int = 0
-    topics: dict[str, int] = {}
+    live_topics: int = 0
     delivered: int = 0
     renewed_at: float = 0.0
 
@@ -40,13 +42,24 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 class Registry(Protocol):
     """Knows the server processes whose lease is fresh. LogUnavailable is raised when it cannot be reached."""
 
-    async def renew(self, node: Node) -> None: ...
+    async def renew(self, node: Node, subscribers: Mapping[str, int]) -> bool:
+        """Renew a lease, and take over how many subscribers topics have where that has changed.
 
-    async def remove(self, node: str) -> None: ...
+        False says that what was told before is lost: tell of all topics again.
+        """
+        ...
+
+    async def remove(self, node: str) -> None:
+        """Give a lease back."""
+        ...
 
     def nodes(self) -> list[Node]: ...
 
     async def anodes(self) -> list[Node]: ...
+
+    async def asubscribers(self) -> Mapping[str, int]:
+        """How many subscribers each topic has, over all processes; topics that have none are left out."""
+        ...
 
 
 def _fresh(nodes: Iterable[Node]) -> list[Node]:
@@ -59,12 +72,21 @@ class MemoryRegistry:
 
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {}
+        self._subscribers: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
-    async def renew(self, node: Node) -> None:
+    async def renew(self, node: Node, subscribers: Mapping[str, int]) -> bool:
         self._nodes[node.id] = msgspec.structs.replace(node, renewed_at=time.time())
+        counted = self._subscribers[node.id]
+        for topic, number in subscribers.items():
+            if number:
+                counted[topic] = number
+            else:
+                counted.pop(topic, None)
+        return True
 
     async def remove(self, node: str) -> None:
         self._nodes.pop(node, None)
+        self._subscribers.pop(node, None)
 
     def nodes(self) -> list[Node]:
         return _fresh(list(self._nodes.values()))
@@ -72,22 +94,38 @@ class MemoryRegistry:
     async def anodes(self) -> list[Node]:
         return self.nodes()
 
+    async def asubscribers(self) -> Mapping[str, int]:
+        total: Counter[str] = Counter()
+        for node in self.nodes():
+            total.update(self._subscribers[node.id])
+        return total
+
 
 class RedisRegistry:
-    """The registry in Redis: a hash of leases, each with the time of its renewal inside."""
+    """The registry in Redis: a hash of leases, each with the time of its renewal inside, and a hash of counts each."""
 
-    async def renew(self, node: Node) -> None:
+    async def renew(self, node: Node, subscribers: Mapping[str, int]) -> bool:
         lease = msgspec.json.encode(msgspec.structs.replace(node, renewed_at=time.time()))
+        counts = _counts_key(node.id)
         with translated_errors():
-            client = async_client()
-            await client.hset(_KEY, node.id, lease)
-            dead = [known.id for known in await self._all() if known.renewed_at < time.time() - 10 * LEASE_SECONDS]
+            pipeline = async_client().pipeline(transaction=False)
+            pipeline.hset(_KEY, node.id, lease)
+            some: dict[Any, Any] = {topic: number for topic, number in subscribers.items() if number}
+            if some:
+                pipeline.hset(counts, mapping=some)
+            if none := [topic for topic, number in subscribers.items() if not number]:
+                pipeline.hdel(counts, *none)
+            pipeline.expire(counts, _FORGOTTEN_SECONDS)
+            *_, kept = await pipeline.execute()
+            dead = [known.id for known in await self._all() if known.renewed_at < time.time() - _FORGOTTEN_SECONDS]
             if dead:
-                await client.hdel(_KEY, *dead)
+                await async_client().hdel(_KEY, *dead)
+        return bool(kept) or not node.subscriptions
 
     async def remove(self, node: str) -> None:
         with translated_errors():
             await async_client().hdel(_KEY, node)
+            await async_client().delete(_counts_key(node))
 
     def nodes(self) -> list[Node]:
         with translated_errors():
@@ -97,8 +135,20 @@ class RedisRegistry:
         with translated_errors():
             return _fresh(await self._all())
 
+    async def asubscribers(self) -> Mapping[str, int]:
+        total: Counter[str] = Counter()
+        with translated_errors():
+            for node in _fresh(await self._all()):
+                counts: dict[Any, Any] = await async_client().hgetall(_counts_key(node.id))
+                total.update({topic.decode(): int(number) for topic, number in counts.items()})
+        return total
+
     async def _all(self) -> list[Node]:
         return _decoded(await async_client().hvals(_KEY))
+
+
+def _counts_key(node: str) -> str:
+    return f"hub:subscribers:{node}"
 
 
 def _decoded(leases: Iterable[bytes | str]) -> list[Node]:

@@ -14,6 +14,8 @@ from django.db.models.signals import m2m_changed, post_delete, post_save
 
 from notifications.delivery import control
 from notifications.delivery.auth import login_of
+from notifications.delivery.models import Revocation
+from notifications.delivery.revocations import EVERYBODY, login_subject, user_subject
 from notifications.events.exceptions import HubError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,10 @@ def connect_signals() -> None:
     m2m_changed.connect(_group_changed, sender=Group.permissions.through, dispatch_uid="hub-revocation-group")
 
 
-def _after_commit(ask: Callable[[], None]) -> None:
+def _revoke(subject: str, ask: Callable[[], None]) -> None:
+    """Note a change with the transaction that makes it, and tell the server processes when it is committed."""
+    Revocation.objects.create(subject=subject)
+
     def asked() -> None:
         try:
             ask()
@@ -49,7 +54,7 @@ def _logged_out(request: Any, **_: Any) -> None:
     key = getattr(getattr(request, "session", None), "session_key", None)
     if key:
         login = login_of(key)
-        _after_commit(lambda: control.disconnect(login=login))
+        _revoke(login_subject(login), lambda: control.disconnect(login=login))
 
 
 def _user_saved(instance: Any, created: bool, update_fields: frozenset[str] | None, **_: Any) -> None:
@@ -57,14 +62,14 @@ def _user_saved(instance: Any, created: bool, update_fields: frozenset[str] | No
         return
     user = str(instance.pk)
     if instance.is_active:
-        _after_commit(lambda: control.rejudge(user=user))
+        _revoke(user_subject(user), lambda: control.rejudge(user=user))
     else:
-        _after_commit(lambda: control.disconnect(user=user))
+        _revoke(user_subject(user), lambda: control.disconnect(user=user))
 
 
 def _user_deleted(instance: Any, **_: Any) -> None:
     user = str(instance.pk)
-    _after_commit(lambda: control.disconnect(user=user))
+    _revoke(user_subject(user), lambda: control.disconnect(user=user))
 
 
 def _rights_changed(instance: Any, action: str, reverse: bool, pk_set: set[Any] | None, **_: Any) -> None:
@@ -75,16 +80,16 @@ def _rights_changed(instance: Any, action: str, reverse: bool, pk_set: set[Any] 
     elif pk_set is not None:
         users = [str(pk) for pk in pk_set]
     else:  # a group was cleared, and no longer tells whom it had
-        _after_commit(control.rejudge)
+        _revoke(EVERYBODY, control.rejudge)
         return
     for user in users:
-        _after_commit(lambda user=user: control.rejudge(user=user))  # type: ignore[misc]
+        _revoke(user_subject(user), lambda user=user: control.rejudge(user=user))  # type: ignore[misc]
 
 
 def _group_deleted(**_: Any) -> None:
-    _after_commit(control.rejudge)
+    _revoke(EVERYBODY, control.rejudge)
 
 
 def _group_changed(action: str, **_: Any) -> None:
     if action.startswith("post_"):
-        _after_commit(control.rejudge)
+        _revoke(EVERYBODY, control.rejudge)

@@ -14,11 +14,11 @@ from notifications.delivery.frames import Encoding, Framing
 from notifications.delivery.identity import ANONYMOUS, Identity
 from notifications.delivery.subscription import Recovery, Subscription
 from notifications.events import conf
-from notifications.events.event import Cursor, Event, Sender
+from notifications.events.event import Cursor, EncodedEvent, Sender
 from notifications.events.exceptions import HubError, InvalidEvent, LogUnavailable, UnknownTopic
 from notifications.events.logs import Page, log_for
 from notifications.events.retention import Kind
-from notifications.events.services import apublish
+from notifications.events.services import apublish_encoded
 from notifications.events.topics import ResolvedTopic, namespace_of, resolve
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ class Transport(Protocol):
     @property
     def framing(self) -> Framing:
         """What makes a frame of a payload."""
+        ...
+
+    @property
+    def congested(self) -> bool:
+        """Whether the peer takes what is written more slowly than it is, so that `pending()` has to be asked."""
         ...
 
     def write(self, frames: list[bytes]) -> None:
@@ -106,14 +111,14 @@ class Session:
     def opened(self) -> None:
         """The transport is ready to be written to."""
         self.switchboard.add(self)
-        metrics.connections.labels(self.protocol.name).inc()
+        metrics.connections_over(self.protocol.name).inc()
         self.protocol.opened(self)
 
     def feed(self, data: bytes | str) -> None:
         """A message from the client."""
         if self.closed_with is not None:
             return
-        metrics.received_messages.labels(self.protocol.name).inc()
+        metrics.received_over(self.protocol.name).inc()
         try:
             self.protocol.received(self, data)
         except Disconnect as disconnect:
@@ -126,7 +131,7 @@ class Session:
         """The transport is gone; what the session held is given back."""
         if not self.switchboard.remove(self):
             return
-        metrics.connections.labels(self.protocol.name).dec()
+        metrics.connections_over(self.protocol.name).dec()
         if self.closed_with is None:
             self.closed_with = codes.Code(3000, "connection closed")
         for command in self.commands:
@@ -144,7 +149,7 @@ class Session:
     def send_frame(self, frame: bytes) -> None:
         """Send a ready frame at the end of this turn of the loop, joined with what else is sent in it."""
         if not self.outgoing:
-            self.switchboard.flush_later(self)
+            self.switchboard.writer.session_later(self)
         self.outgoing.append(frame)
 
     def flush(self) -> bool:
@@ -153,16 +158,16 @@ class Session:
         if not frames or self.closed_with is not None:
             return True
         size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
-        switchboard, pending = self.switchboard, self.transport.pending()
-        if not pending:
+        switchboard, transport = self.switchboard, self.transport
+        if not transport.congested:
             # However much is sent in one turn, an answer with a long history say, a client that had taken
             # everything before is not slow. It may take its time for this much on top of the limit.
             self.allowance = size
-        elif pending + size > switchboard.max_outgoing_bytes + self.allowance:
+        elif transport.pending() + size > switchboard.max_outgoing_bytes + self.allowance:
             self.disconnect(codes.SLOW)
             return False
-        switchboard.sent_bytes += size
-        self.transport.write(frames)
+        switchboard.writer.sent_bytes += size
+        transport.write(frames)
         return True
 
     def disconnect(self, code: Code) -> None:
@@ -226,13 +231,16 @@ class Session:
         So it is where nothing has to be asked first, nothing else is running, and the log appends in the order in
         which it is called; the durable log does so on several threads.
         """
-        subscription = self.subscriptions.get(name)
-        return (
-            self._task is None
-            and subscription is not None
-            and subscription.established
-            and "publish" in subscription.topic.declaration.subscribers_may
-            and subscription.topic.retention.kind is not Kind.DURABLE
+        if self._task is not None:
+            return False
+        try:
+            topic = resolve(name)
+        except HubError:
+            return False
+        return topic.retention.kind is not Kind.DURABLE and (
+            self._subscribers_may(topic, "publish")
+            or identity.allows_at_hand(self.identity, topic, "publish", revocations=self.switchboard.revocations)
+            is not None
         )
 
     async def subscribe(
@@ -257,7 +265,7 @@ class Session:
         subscription = Subscription(self, topic, by_server=by_server, join_leave=join_leave and declared)
         self.subscriptions[name] = subscription
         try:
-            if not by_server and not await identity.allows(self.identity, topic, "subscribe"):
+            if not by_server and not await self._allows(topic, "subscribe"):
                 raise CommandError(codes.PERMISSION_DENIED)
             self._still_wanted(subscription)
             await self.switchboard.attach(subscription)
@@ -274,7 +282,8 @@ class Session:
             raise
         subscription.floor = recovery.position.offset
         subscription.established = True
-        metrics.subscriptions.labels(namespace_of(name)).inc()
+        self.switchboard.counted(name, 1)
+        metrics.subscriptions_in(namespace_of(name)).inc()
         return recovery
 
     def _still_wanted(self, subscription: Subscription) -> None:
@@ -310,8 +319,9 @@ class Session:
         if subscription is None:
             return None
         if subscription.established:  # otherwise `subscribe()` still runs, and takes back what it did
-            metrics.subscriptions.labels(namespace_of(name)).dec()
+            metrics.subscriptions_in(namespace_of(name)).dec()
             self.switchboard.detach(subscription)
+            self.switchboard.counted(name, -1)
             if subscription.topic.declaration.presence:
                 self.switchboard.spawn(presence.leave(self, subscription.topic))
         return subscription
@@ -322,12 +332,12 @@ class Session:
         if subscription is not None:
             self.protocol.unsubscribed(self, subscription, code)
 
-    async def publish(self, name: str, data: Any, *, type: str | None = None) -> Event:
+    async def publish(self, name: str, data: Any, *, type: str | None = None) -> EncodedEvent:
         """Publish on behalf of the client. Raises CommandError with the protocol's code."""
         topic = await self._permitted(name, "publish", "publish")
         sender = Sender(self.identity.user, self.id, self.identity.info)
         try:
-            return await apublish(name, type or topic.declaration.default_type, data, sender=sender)
+            return await apublish_encoded(name, type or topic.declaration.default_type, data, sender=sender)
         except InvalidEvent as error:
             raise CommandError(codes.BAD_REQUEST, str(error)) from error
         except LogUnavailable as error:
@@ -360,14 +370,20 @@ class Session:
         except LogUnavailable as error:
             raise CommandError(codes.INTERNAL, str(error)) from error
 
+    async def _allows(self, topic: ResolvedTopic, action: str) -> bool:
+        return await identity.allows(self.identity, topic, action, revocations=self.switchboard.revocations)
+
     async def _permitted(self, name: str, action: str, subscribers_action: str) -> ResolvedTopic:
         topic = self._resolved(name)
-        subscribed = name in self.subscriptions and self.subscriptions[name].established
-        if subscribed and subscribers_action in topic.declaration.subscribers_may:
+        if self._subscribers_may(topic, subscribers_action):
             return topic
-        if not await identity.allows(self.identity, topic, action):
+        if not await self._allows(topic, action):
             raise CommandError(codes.PERMISSION_DENIED)
         return topic
+
+    def _subscribers_may(self, topic: ResolvedTopic, action: str) -> bool:
+        subscription = self.subscriptions.get(topic.name)
+        return subscription is not None and subscription.established and action in topic.declaration.subscribers_may
 
     def _resolved(self, name: str) -> ResolvedTopic:
         try:

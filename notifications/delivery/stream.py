@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from notifications.delivery import codes
-from notifications.delivery.auth import Receive, Scope, Send, header, identity_of_cookie
+from notifications.delivery.auth import Receive, Scope, Send, cookies_of, header, identity_of_cookies
 from notifications.delivery.codes import CommandError, Disconnect
 from notifications.delivery.identity import Identity
 from notifications.delivery.protocols.sse import RETRY_MILLISECONDS, SSE, StreamSession, decode_cursors, opening
@@ -119,7 +119,7 @@ class EventStream:
             return found
         if scheme.lower() == "bearer" and token:
             return identity_of(token.strip())
-        return await identity_of_cookie(scope)
+        return await identity_of_cookies(cookies_of(scope))
 
     async def _stream(self, session: StreamSession, recoveries: list[Recovery], receive: Receive, send: Send) -> None:
         headers = [

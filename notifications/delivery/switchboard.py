@@ -20,13 +20,16 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import notifications
-from notifications.delivery import codes, control, metrics, presence
+from notifications.delivery import codes, control, presence
 from notifications.delivery.frames import Encoding
 from notifications.delivery.live_topic import LiveTopic
+from notifications.delivery.openings import Openings, add_to_groups
 from notifications.delivery.registry import Node, registry
+from notifications.delivery.revocations import Revocations
 from notifications.delivery.session import Session
 from notifications.delivery.subscription import Subscription
 from notifications.delivery.wheel import Wheel
+from notifications.delivery.writer import Writer
 from notifications.events import bridge, conf, messenger
 from notifications.events.event import Cursor
 from notifications.events.exceptions import LogUnavailable
@@ -39,6 +42,8 @@ logger = logging.getLogger(__name__)
 LINGER_SECONDS = 5.0
 RETRY_SECONDS = 0.5
 HOUSEKEEPING_SECONDS = 1.0
+# So many that a round trip costs little, and so few that the loop is not held up.
+COMPARED_AT_ONCE = 500
 
 
 _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Switchboard]] = WeakKeyDictionary()
@@ -85,16 +90,18 @@ class Switchboard:
         self.topics: dict[str, LiveTopic] = {}
         self.sessions: dict[str, Session] = {}
         self.sessions_of_user: defaultdict[str, set[Session]] = defaultdict(set)
+        self.subscriptions = 0
         self.delivered = 0
         self.max_outgoing_bytes: int = conf.get("HUB_MAX_OUTGOING_BYTES")
-        self.sent_bytes = 0
         self.draining = False
         # Whether the control plane may have lost messages, because what carries them could not be reached.
         self._trouble = False
         self.wheel = Wheel()
-        self._dirty: list[Session] = []
-        # Joining and leaving a group take their turns, so that a quick leave and join cannot change places.
-        self._membership = asyncio.Lock()
+        self.writer = Writer(self.loop)
+        self.revocations = Revocations(self.spawn)
+        self._openings: dict[Kind, Openings] = {}
+        # Topics whose number of subscriptions has changed since the registry was told.
+        self._recounted: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._running: list[asyncio.Task[None]] = []
 
@@ -107,10 +114,15 @@ class Switchboard:
         """
         messenger.serve_from(self.loop)
         try:
-            self.channel = await messenger.layer().new_channel("hub.")
-            await self.join(CONTROL_GROUP)
+            layer = messenger.layer()
+            self.channel = await layer.new_channel("hub.")
+            await add_to_groups([CONTROL_GROUP], self.channel)
         except Exception as error:  # every layer has its own
             raise LogUnavailable(f"the channel layer cannot be reached: {error}") from error
+        # Each kind has a log of its own, and need not wait while another's does not answer.
+        self._openings = {kind: Openings(self.channel, is_wanted=self.topics.__contains__) for kind in Kind}
+        if hasattr(layer, "add_reconnect_listener"):
+            layer.add_reconnect_listener(self._reconnected)
         self._running = [
             self.loop.create_task(self._receive()),
             self.loop.create_task(self._housekeep()),
@@ -126,6 +138,7 @@ class Switchboard:
     def drain(self) -> None:
         """Take no new sessions, and close those there are with the advice to come back."""
         self.draining = True
+        self.writer.hand_out()
         for session in list(self.sessions.values()):
             session.disconnect(codes.SHUTDOWN)
 
@@ -133,6 +146,11 @@ class Switchboard:
         """Close every session and leave the layer."""
         self.drain()
         messenger.serve_from(None)
+        layer = messenger.layer()
+        if hasattr(layer, "remove_reconnect_listener"):
+            layer.remove_reconnect_listener(self._reconnected)
+        for openings in self._openings.values():
+            openings.stop()
         running: set[asyncio.Task[Any]] = {*self._running, *self._tasks}
         while running:
             for task in running:
@@ -183,20 +201,6 @@ class Switchboard:
                 del self.sessions_of_user[session.identity.user]
         return True
 
-    def flush_later(self, session: Session) -> None:
-        """Have the session write what it sends in this turn of the loop, once, when the turn ends."""
-        if not self._dirty:
-            self.loop.call_soon(self._flush)
-        self._dirty.append(session)
-
-    def _flush(self) -> None:
-        dirty, self._dirty = self._dirty, []
-        for session in dirty:
-            session.flush()
-        # Counted here once, not per write: a counter of Prometheus takes a lock each time.
-        metrics.sent_bytes.inc(self.sent_bytes)
-        self.sent_bytes = 0
-
     # Topics.
 
     async def attach(self, subscription: Subscription) -> Cursor:
@@ -208,15 +212,17 @@ class Switchboard:
         live = self.topics.get(name)
         if live is None:
             live = self.topics[name] = LiveTopic(self, subscription.topic)
+            self._openings[live.topic.retention.kind].open(live)
         live.waiting.append(subscription)
         subscription.live = live
-        try:
-            await asyncio.shield(live.opened)
-        except Exception as error:
-            self.forget(live)
-            if isinstance(error, LogUnavailable):
-                raise
-            raise LogUnavailable(f"the channel layer did not take a subscription: {error!r}") from error
+        if live.opened is not None:
+            try:
+                await asyncio.shield(live.opened)
+            except Exception as error:
+                self.forget(live)
+                if isinstance(error, LogUnavailable):
+                    raise
+                raise LogUnavailable(f"the channel layer did not take a subscription: {error!r}") from error
         return live.position or Cursor()
 
     def detach(self, subscription: Subscription) -> None:
@@ -237,17 +243,12 @@ class Switchboard:
         """Serve a topic no longer, and leave its group."""
         if self.topics.get(live.topic.name) is live:
             del self.topics[live.topic.name]
-            self.spawn(self._leave(live))
+            self._openings[live.topic.retention.kind].close(live)
 
-    async def join(self, group: str) -> None:
-        """Make this process a member of a group."""
-        async with self._membership:
-            await messenger.layer().group_add(group, self.channel)
-
-    async def _leave(self, live: LiveTopic) -> None:
-        async with self._membership:
-            if live.topic.name not in self.topics:
-                await messenger.layer().group_discard(live.group, self.channel)
+    def counted(self, name: str, change: int) -> None:
+        """A subscription to a topic became established, or ended."""
+        self.subscriptions += change
+        self._recounted.add(name)
 
     # What arrives from the layer.
 
@@ -256,7 +257,11 @@ class Switchboard:
         waiting = False
         while True:
             try:
-                message = await layer.receive(self.channel)
+                # All that are there, where the layer can: what arrives together is written together.
+                if hasattr(layer, "receive_many"):
+                    messages = await layer.receive_many(self.channel)
+                else:
+                    messages = [await layer.receive(self.channel)]
             except asyncio.CancelledError:
                 raise
             except Exception as error:
@@ -269,16 +274,25 @@ class Switchboard:
                 self.spawn(self._rejoin())
                 continue
             waiting = False
-            try:
-                self._dispatch(message)
-            except Exception:
-                logger.exception("a message of the channel layer could not be handled")
+            for message in messages:
+                try:
+                    self._dispatch(message)
+                except Exception:
+                    logger.exception("a message of the channel layer could not be handled")
 
     async def _rejoin(self) -> None:
         """Join every group again: a layer that keeps memberships in Redis loses them with it."""
         with contextlib.suppress(LogUnavailable):  # the next receive fails as well, and tries again
-            for group in [CONTROL_GROUP, *(live.group for live in self.topics.values())]:
-                await self.join(group)
+            await add_to_groups([CONTROL_GROUP, *(live.group for live in self.topics.values())], self.channel)
+
+    def _reconnected(self) -> None:
+        """The layer may have lost messages: those of topics are in the log, those of the control plane are not."""
+        self._control_may_have_failed()
+        self.spawn(self._compare_all())
+
+    def _control_may_have_failed(self) -> None:
+        self._trouble = True
+        self.revocations.distrust()
 
     def _dispatch(self, message: dict[str, Any]) -> None:
         if message.get("v") != FORMAT:
@@ -297,6 +311,7 @@ class Switchboard:
         live = self.topics.get(message["topic"])
         if live is None:
             return
+        live.hand_out()  # who left has published before
         frames: dict[Encoding, bytes | None] = {}
         for session, subscription in live.ready.items():
             if not subscription.join_leave or session.id == message["client"]:
@@ -328,7 +343,7 @@ class Switchboard:
                     renewed = self.loop.time()
                     await presence.renew(self)
             except LogUnavailable as error:
-                self._trouble = True
+                self._control_may_have_failed()
                 logger.warning("housekeeping: %s", error)
             except Exception:
                 logger.exception("housekeeping failed")
@@ -348,11 +363,11 @@ class Switchboard:
 
     def _ping(self, session: Session) -> float:
         """Ping a session; returns in how many seconds it is looked at again."""
-        payload = session.protocol.encode_ping()
-        if payload is None:
+        ping = session.encoding.ping
+        if ping is None:
             session.transport.ping()
             return float(conf.get("HUB_PING_SECONDS"))
-        session.send(payload)
+        session.send_frame(ping)
         if not session.protocol.answers_pings:
             return float(conf.get("HUB_PING_SECONDS"))
         session.awaiting_pong = True
@@ -366,33 +381,46 @@ class Switchboard:
     async def _renew_lease(self) -> None:
         if not self.serving:
             return
-        await registry().renew(
-            Node(
-                id=self.node,
-                channel=self.channel,
-                name=f"{socket.gethostname()}:{os.getpid()}",
-                version=notifications.__version__,
-                started_at=self.started_at,
-                sessions=len(self.sessions),
-                users=len(self.sessions_of_user),
-                subscriptions=sum(len(live.ready) for live in self.topics.values()),
-                topics={name: len(live.ready) for name, live in self.topics.items()},
-                delivered=self.delivered,
-            )
+        recounted, self._recounted = self._recounted, set()
+        node = Node(
+            id=self.node,
+            channel=self.channel,
+            name=f"{socket.gethostname()}:{os.getpid()}",
+            version=notifications.__version__,
+            started_at=self.started_at,
+            sessions=len(self.sessions),
+            users=len(self.sessions_of_user),
+            subscriptions=self.subscriptions,
+            live_topics=len(self.topics),
+            delivered=self.delivered,
         )
+        try:
+            if not await registry().renew(node, {name: self._subscribers(name) for name in recounted}):
+                self._recounted.update(self.topics)
+        except BaseException:
+            self._recounted |= recounted  # to be told at the next attempt
+            raise
+
+    def _subscribers(self, name: str) -> int:
+        live = self.topics.get(name)
+        return 0 if live is None else len(live.ready)
 
     async def _check_positions(self) -> None:
-        """Compare the position of every live topic with its log's, and repair those that fell behind."""
+        """Compare the position of every live topic with its log's now and then, and repair those that fell behind."""
         while True:
             await asyncio.sleep(conf.get("HUB_POSITION_CHECK_SECONDS"))
-            for kind in (Kind.WINDOW, Kind.DURABLE):  # each for itself: one log may be there when the other is not
-                live = [live for live in self.topics.values() if live.topic.retention.kind is kind]
-                try:
-                    await self._compare(live)
-                except LogUnavailable as error:
-                    logger.warning("positions cannot be compared with the log: %s", error)
-                except Exception:
-                    logger.exception("comparing positions failed")
+            await self._compare_all()
+
+    async def _compare_all(self) -> None:
+        for kind in (Kind.WINDOW, Kind.DURABLE):  # each for itself: one log may be there when the other is not
+            live = [live for live in self.topics.values() if live.topic.retention.kind is kind]
+            try:
+                for start in range(0, len(live), COMPARED_AT_ONCE):
+                    await self._compare(live[start : start + COMPARED_AT_ONCE])
+            except LogUnavailable as error:
+                logger.warning("positions cannot be compared with the log: %s", error)
+            except Exception:
+                logger.exception("comparing positions failed")
 
     async def _judge_regularly(self) -> None:
         """Ask every session's permissions again now and then: not every change of rights is told to the hub."""
@@ -400,6 +428,8 @@ class Switchboard:
             seconds = conf.get("HUB_RECHECK_SECONDS")
             await asyncio.sleep(seconds)
             try:
+                if self.revocations.in_use:
+                    await self.revocations.refresh()
                 await control.judge_everybody(self, seconds=seconds / 2)
             except Exception:
                 logger.exception("judging the sessions failed")

@@ -43,6 +43,10 @@ class AsgiTransport(ABC):
         self._pending += sum(map(len, frames))
         self._start()
 
+    @property
+    def congested(self) -> bool:
+        return self._pending > 0
+
     def pending(self) -> int:
         return self._pending
 

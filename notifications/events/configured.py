@@ -51,6 +51,7 @@ def parse_duration(value: Any) -> float:
 class ConfiguredTopic(Topic):
     """A namespace of `HUB_TOPICS`: whoever is named by its `allow_…` options may do that."""
 
+    asks_only_identity = True
     options: Mapping[str, Any] = {}
 
     def _allows(self, action: str, user: Any) -> bool:

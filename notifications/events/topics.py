@@ -50,6 +50,9 @@ class Topic:
     join_leave: ClassVar[bool] = False
     #: What every subscriber may do besides receiving, without asking again: "publish", "history", "presence".
     subscribers_may: ClassVar[frozenset[str]] = frozenset()
+    #: Whether the permission methods, and `server_subscriptions()`, look at nothing of the user but `pk` and
+    #: `is_authenticated`, and never block. They are then called on the event loop, and nobody waits for a query.
+    asks_only_identity: ClassVar[bool] = False
     #: A plain Channels group that mirrors the topic, formatted with the parts, and its handler's type.
     channels_group: ClassVar[str | None] = None
     channels_type: ClassVar[str] = "chat_message"
@@ -168,6 +171,7 @@ class TopicRegistry:
 
     def __init__(self) -> None:
         self._declared: list[_Declared] = []
+        self._changed()
 
     def register(self, declaration: type[Topic]) -> type[Topic]:
         """Add a declaration; usable as a decorator. Raises ValueError when its pattern is not valid."""
@@ -175,13 +179,22 @@ class TopicRegistry:
         if declaration.channels_group is not None:
             declaration.channels_group.format(**dict.fromkeys(converters, ""))
         self._declared.append(_Declared(declaration(), expression, converters))
-        self.resolve.cache_clear()
+        self._changed()
         return declaration
 
     def unregister(self, declaration: type[Topic]) -> None:
         """Take a declaration back; a test's counterpart of `register()`."""
         self._declared = [known for known in self._declared if type(known.declaration) is not declaration]
+        self._changed()
+
+    def _changed(self) -> None:
         self.resolve.cache_clear()
+        #: The declarations to whose topics the server subscribes sessions.
+        self.subscribing = [
+            declaration
+            for declaration in self.declarations
+            if type(declaration).server_subscriptions is not Topic.server_subscriptions
+        ]
 
     @property
     def declarations(self) -> list[Topic]:

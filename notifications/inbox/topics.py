@@ -14,6 +14,7 @@ class PersonalTopic(Topic):
     # Any text: the subject of a token need not be a key of this site, and may have colons.
     pattern = "#<path:user_id>"
     retention = window(size=100, seconds=7 * 86_400)
+    asks_only_identity = True
 
     def may_subscribe(self, user: Any, user_id: str) -> bool:
         """the user themself"""

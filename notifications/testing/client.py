@@ -10,7 +10,7 @@ import msgspec
 
 from notifications.delivery.codes import Code
 from notifications.delivery.frames import Framing, unframed
-from notifications.delivery.identity import ANONYMOUS, Identity
+from notifications.delivery.identity import ANONYMOUS, Identity, auth_hash_of
 from notifications.delivery.protocols.centrifuge import CENTRIFUGE
 from notifications.delivery.session import Session
 from notifications.delivery.switchboard import current_switchboard
@@ -41,6 +41,8 @@ class MemoryTransport:
         for frame in frames:
             self.messages.put_nowait(msgspec.json.decode(frame))
 
+    congested = False
+
     def pending(self) -> int:
         return 0
 
@@ -65,8 +67,7 @@ class HubClient:
         """A client that is connected as a Django user, or as a visitor."""
         identity = ANONYMOUS
         if user is not None:
-            auth_hash = user.get_session_auth_hash()
-            identity = Identity(user=str(user.pk), info=sender_of(user).info, auth_hash=auth_hash)
+            identity = Identity(user=str(user.pk), info=sender_of(user).info, auth_hash=auth_hash_of(user))
         transport = MemoryTransport()
         session = Session(await current_switchboard(), CENTRIFUGE, transport, identity)
         session.opened()

@@ -18,7 +18,6 @@ import notifications
 from notifications.delivery import codes, identity, metrics
 from notifications.delivery.codes import Code, CommandError, Disconnect
 from notifications.delivery.protocols.schema import (
-    METHODS,
     Command,
     ConnectRequest,
     HistoryRequest,
@@ -29,6 +28,7 @@ from notifications.delivery.protocols.schema import (
     RpcRequest,
     SubscribeRequest,
     TopicRequest,
+    method_of,
     publication_of,
 )
 from notifications.delivery.session import Session
@@ -91,7 +91,7 @@ class CentrifugeProtocol:
             command = _decode(message)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise Disconnect(codes.BAD_FRAME) from error
-        method = next((name for name in METHODS if getattr(command, name) is not None), None)
+        method = method_of(command)
         state: CentrifugeState = session.state
         if method is None or state.failed or (command.id < 1 and method != "send"):
             raise Disconnect(codes.BAD_FRAME)
@@ -146,7 +146,7 @@ class CentrifugeProtocol:
             raise Disconnect(codes.BAD_FRAME)
         # Known to the control plane before the database is asked: what it says may be outdated when it arrives.
         session.switchboard.identified(session)
-        names = await identity.server_subscriptions(session.identity)
+        names = await identity.server_subscriptions(session.identity, revocations=session.switchboard.revocations)
         if names is None:
             raise Disconnect(codes.NOT_PERMITTED)
         subs: dict[str, Any] = {}

@@ -88,6 +88,14 @@ class Command(msgspec.Struct, frozen=True):
 METHODS = tuple(name for name in Command.__struct_fields__ if name != "id")
 
 
+def method_of(command: Command) -> str | None:
+    """The method that a command asks for, or None when it asks for none."""
+    for name in METHODS:
+        if getattr(command, name) is not None:
+            return name
+    return None
+
+
 class ClientInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     user: str = ""
     client: str = ""

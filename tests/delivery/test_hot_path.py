@@ -1,0 +1,206 @@
+"""What an event may cost on its way to the browsers, counted: no noise of a machine can blur these."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+import pytest
+from pytest_django import Settings
+
+from notifications.delivery.frames import Framing, websocket_text
+from notifications.delivery.protocols.centrifuge import CentrifugeProtocol
+from notifications.delivery.session import Session
+from notifications.delivery.switchboard import Switchboard, current_switchboard, stop_current
+from notifications.delivery.writer import SLICE_SESSIONS
+from notifications.events import apublish
+from notifications.events.event import EncodedEvent
+from notifications.events.threads import executor
+
+SUBSCRIBE = '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"open:1"}}'
+
+
+class CountingProtocol(CentrifugeProtocol):
+    """The Centrifuge protocol, which counts how often it encodes an event."""
+
+    name = "counting"
+    encoded = 0
+
+    def encode_event(self, event: EncodedEvent) -> bytes:
+        self.encoded += 1
+        return super().encode_event(event)
+
+
+class CountingTransport:
+    """Keeps each write, as a socket would get it."""
+
+    framing: Framing = staticmethod(websocket_text)
+    congested = False
+
+    def __init__(self) -> None:
+        self.writes: list[list[bytes]] = []
+
+    def write(self, frames: list[bytes]) -> None:
+        self.writes.append(list(frames))
+
+    def got(self, method: str) -> dict[str, Any] | None:
+        """The reply to a command, when it was written."""
+        replies = [message[method] for write in self.writes for message in messages(write) if method in message]
+        return replies[0] if replies else None
+
+    def pending(self) -> int:
+        return 0
+
+    def ping(self) -> None:
+        """Nobody listens."""
+
+    def close(self, code: Any) -> None:
+        """There is nothing to close."""
+
+
+@pytest.fixture
+async def switchboard(settings: Settings) -> AsyncIterator[Switchboard]:
+    settings.HUB_SOCKET = ""
+    yield await current_switchboard()
+    await stop_current()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def subscribed(switchboard: Switchboard, number: int) -> tuple[CountingProtocol, list[CountingTransport]]:
+    """So many sessions that are subscribed to open:1, and whose replies are written and forgotten."""
+    protocol, transports = CountingProtocol(), []
+    encoding = None
+    for _ in range(number):
+        transport = CountingTransport()
+        session = Session(switchboard, protocol, transport)
+        # Encodings are shared by the name of the protocol; this one counts for this test only.
+        encoding = encoding or type(session.encoding)(protocol, transport.framing)
+        session.encoding = encoding
+        session.opened()
+        session.feed(SUBSCRIBE)
+        transports.append(transport)
+    await until(lambda: all(transport.got("subscribe") for transport in transports))
+    await until(lambda: len(switchboard.topics["open:1"].ready) == number)
+    for transport in transports:
+        transport.writes.clear()
+    return protocol, transports
+
+
+def messages(write: list[bytes]) -> list[dict[str, Any]]:
+    """The messages in one write, its frames taken apart."""
+    found, joined = [], b"".join(write)
+    while joined:
+        length, start = (joined[1], 2) if joined[1] < 126 else (int.from_bytes(joined[2:4], "big"), 4)
+        found.append(msgspec.json.decode(joined[start : start + length]))
+        joined = joined[start + length :]
+    return found
+
+
+def publications(write: list[bytes]) -> list[Any]:
+    """The data of the publications in one write."""
+    return [message["push"]["pub"]["data"] for message in messages(write) if "pub" in message.get("push", {})]
+
+
+async def test_events_of_one_turn_are_one_write_per_session(switchboard: Switchboard) -> None:
+    _, transports = await subscribed(switchboard, 3)
+
+    await asyncio.gather(*(apublish("open:1", "message", number) for number in range(8)))
+    await until(lambda: all(transport.writes for transport in transports))
+
+    assert [[publications(write) for write in transport.writes] for transport in transports] == [[list(range(8))]] * 3
+
+
+async def test_an_event_is_encoded_once_and_its_bytes_are_shared(switchboard: Switchboard) -> None:
+    protocol, transports = await subscribed(switchboard, 20)
+
+    await apublish("open:1", "message", {"text": "once"})
+    await until(lambda: all(transport.writes for transport in transports))
+
+    assert protocol.encoded == 1
+    assert len({id(transport.writes[0][0]) for transport in transports}) == 1
+
+
+def pending_timers() -> int:
+    scheduled: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+    return sum(not timer.cancelled() for timer in scheduled)
+
+
+async def test_idle_sessions_have_no_task_and_no_timer_of_their_own(switchboard: Switchboard) -> None:
+    await subscribed(switchboard, 1)
+    await asyncio.sleep(0)
+    tasks = len(asyncio.all_tasks())
+    timers = pending_timers()
+
+    transports = [CountingTransport() for _ in range(49)]
+    for transport in transports:
+        session = Session(switchboard, CountingProtocol(), transport)
+        session.opened()
+        session.feed(SUBSCRIBE)
+    await until(lambda: all(transport.got("subscribe") for transport in transports))
+    await until(lambda: len(asyncio.all_tasks()) <= tasks and pending_timers() <= timers)
+
+    assert len(switchboard.sessions) == 50
+
+
+async def test_connecting_subscribing_and_delivering_need_no_query_and_no_thread(switchboard: Switchboard) -> None:
+    # No mark for the database: a query in this thread would fail the test, and any other needs a thread of a pool.
+    _, transports = await subscribed(switchboard, 5)
+
+    await apublish("open:1", "message", 1)
+    await until(lambda: all(transport.writes for transport in transports))
+
+    assert [len(executor(purpose)._threads) for purpose in ("database", "log")] == [0, 0]
+
+
+async def test_ten_thousand_writes_do_not_hold_up_the_loop(switchboard: Switchboard) -> None:
+    _, transports = await subscribed(switchboard, 3 * SLICE_SESSIONS)
+    written_when_asked: list[int] = []
+
+    def look() -> None:
+        written = sum(bool(transport.writes) for transport in transports)
+        written_when_asked.append(written)
+        if written < len(transports):
+            asyncio.get_running_loop().call_soon(look)
+
+    await apublish("open:1", "message", 1)
+    look()
+    await until(lambda: written_when_asked[-1] == len(transports))
+
+    assert {SLICE_SESSIONS, 2 * SLICE_SESSIONS} <= set(written_when_asked)
+
+
+async def test_a_second_event_overtakes_no_first_one_in_another_slice(switchboard: Switchboard) -> None:
+    _, transports = await subscribed(switchboard, 2 * SLICE_SESSIONS)
+
+    await apublish("open:1", "message", 1)
+    await until(lambda: transports[0].writes)
+    await apublish("open:1", "message", 2)
+    await until(lambda: all(sum(map(len, map(publications, transport.writes))) == 2 for transport in transports))
+
+    got = {tuple(data for write in transport.writes for data in publications(write)) for transport in transports}
+    assert got == {(1, 2)}
+
+
+async def test_who_subscribes_within_a_turn_gets_nothing_twice(switchboard: Switchboard) -> None:
+    _, (first,) = await subscribed(switchboard, 1)
+    second = CountingTransport()
+    session = Session(switchboard, CountingProtocol(), second)
+    session.opened()
+
+    session.feed(SUBSCRIBE)
+    await asyncio.gather(*(apublish("open:1", "message", number) for number in range(20)))
+    await apublish("open:1", "message", "last")
+    await until(lambda: any("last" in publications(write) for write in first.writes))
+    await until(lambda: any("last" in publications(write) for write in second.writes))
+
+    reply = second.got("subscribe")
+    pushes = [message["push"] for write in second.writes for message in messages(write) if "push" in message]
+    assert reply is not None
+    assert [push["pub"]["offset"] for push in pushes if "pub" in push] == list(range(reply.get("offset", 0) + 1, 22))
