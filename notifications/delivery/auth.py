@@ -70,6 +70,7 @@ def _load_identity(session_key: str) -> Identity:
         login=login_of(session_key),
         auth_hash=auth_hash_of(user),
         verified_at=verified_at,
+        login_until=verified_at + session.get_expiry_age(),
     )
 
 
@@ -88,7 +89,9 @@ async def identity_of_cookies(cookies: Mapping[str, str]) -> Identity:
     signed = passport.identity_of(cookies, login=login)
     if signed is not None and revocations.unchanged(signed):
         return signed
-    return await in_database_thread(_load_identity, key)
+    identity = await in_database_thread(_load_identity, key)
+    # It may have been ended while the database was being asked.
+    return ANONYMOUS if revocations.ended(login) else identity
 
 
 def refused_origin(scope: Scope) -> str | None:

@@ -111,6 +111,7 @@ async def _judge_again(sessions: Sequence[Session], only: str | None = None) -> 
         {name: found for name, found in session.subscriptions.items() if only is None or name == only}
         for session in sessions
     ]
+    judged_out = True
     try:
         verdicts = await identity.judge(
             [
@@ -120,18 +121,35 @@ async def _judge_again(sessions: Sequence[Session], only: str | None = None) -> 
         )
     except Exception:
         logger.exception("%d sessions could not be judged again", len(sessions))
-        verdicts = [identity.Verdict(False, [])] * len(sessions)
+        verdicts, judged_out = [identity.Verdict(False, [])] * len(sessions), False
     for session, subscriptions, verdict in zip(sessions, judged, verdicts, strict=True):
         if not verdict.connected:
+            if judged_out:
+                _found_out(session)
             session.disconnect(FORCE_RECONNECT)
+        elif identity.has_ended(session.identity, revocations=session.switchboard.revocations):
+            session.disconnect(FORCE_RECONNECT)  # by a logout that this process was not told of
         for name in verdict.forbidden:
             if session.subscriptions.get(name) is subscriptions[name]:
                 session.unsubscribe_by_server(name, UNSUBSCRIBED_BY_SERVER)
 
 
+def _found_out(session: Session) -> None:
+    """Let no process believe any more what was signed for a user of whose change nobody was told."""
+    switchboard, user = session.switchboard, session.identity.user
+    if not user:
+        return
+    is_news = switchboard.revocations.unchanged(session.identity)
+    switchboard.revocations.note(user_subject(user))
+    if is_news:  # otherwise every process would tell what every process knows
+        switchboard.spawn(switchboard.send_to_group(CONTROL_GROUP, control_message("rejudge", user=user)))
+
+
 async def judge_everybody(switchboard: Switchboard, *, seconds: float = 0) -> None:
     """Judge every session of this process again, spread over so many seconds."""
     sessions = [session for session in switchboard.sessions.values() if session.connected]
+    if sessions and not switchboard.revocations.trusted:
+        await switchboard.revocations.refresh()  # it alone knows of logouts that this process was not told of
     for start in range(0, len(sessions), JUDGED_AT_ONCE):
         await _judge_again([session for session in sessions[start : start + JUDGED_AT_ONCE] if not session.closed_with])
         await asyncio.sleep(seconds * JUDGED_AT_ONCE / len(sessions))

@@ -29,7 +29,8 @@ class Identity(msgspec.Struct, frozen=True):
 
     `user` is the user's id or "" for a visitor; `info` is what others may know; `login` names the Django session
     (a hash of its key) that a logout ends, and `auth_hash` is what a new password changes; `verified_at` is the Unix
-    time at which the database said all this, 0 for the bearer of a token; `expires_at` is a Unix time or None;
+    time at which the database said all this, 0 for the bearer of a token, and `login_until` the Unix time at which the
+    Django session ends if nobody uses it; `expires_at` is a Unix time or None;
     `topics` are those to which a token subscribes its bearer; `grants` are patterns of topics (with * and ?) that an
     API key may receive.
     """
@@ -38,6 +39,7 @@ class Identity(msgspec.Struct, frozen=True):
     info: dict[str, Any] | None = None
     login: str = ""
     verified_at: float = 0.0
+    login_until: float = 0.0
     expires_at: float | None = None
     topics: tuple[str, ...] = ()
     from_token: bool = False
@@ -168,8 +170,16 @@ async def judge(judged: Sequence[tuple[Identity, list[ResolvedTopic]]]) -> list[
     return await in_database_thread(_judge, judged)
 
 
+def has_ended(identity: Identity, *, revocations: Revocations) -> bool:
+    """Whether the identity is of a Django session that was ended, by a logout say. Nobody looks that up later on."""
+    # What is opened with an API key has a name of this sort as well, and the key may be good again.
+    return bool(identity.user and identity.login) and revocations.ended(identity.login)
+
+
 def allows_at_hand(identity: Identity, topic: ResolvedTopic, action: str, *, revocations: Revocations) -> bool | None:
     """Whether the topic's declaration lets this identity do `action`; None when the database has to be asked."""
+    if has_ended(identity, revocations=revocations):
+        return False
     if action != "publish" and identity.granted(topic.name):
         return True
     if topic.declaration.asks_only_identity and revocations.unchanged(identity):
@@ -199,6 +209,8 @@ def _server_subscriptions_of_user(identity: Identity) -> list[str] | None:
 
 async def server_subscriptions(identity: Identity, *, revocations: Revocations) -> list[str] | None:
     """The topics to which the server subscribes this identity; None when it may not connect at all."""
+    if has_ended(identity, revocations=revocations):
+        return None
     if all(declaration.asks_only_identity for declaration in registry.subscribing) and revocations.unchanged(identity):
         return _server_subscriptions(identity, _bare_user(identity))
     return await in_database_thread(_server_subscriptions_of_user, identity)

@@ -105,7 +105,8 @@ class LiveTopic:
 
     def arrived(self, event: EncodedEvent, exclude: str | None = None) -> None:
         """An event reached this process: hand it on if it is the next one, repair if some are missing."""
-        if not event.offset:
+        if not event.offset or not self.topic.retention.kept:
+            # The second during a deploy that makes a topic a kept one, in the processes that do not know of it yet.
             self._fan_out(event, exclude)
             return
         if self.position is None or self._repairing:
@@ -122,7 +123,7 @@ class LiveTopic:
             self.arrived(event, exclude)
 
     def _fan_out(self, event: EncodedEvent, exclude: str | None) -> None:
-        if event.offset:
+        if event.offset and self.topic.retention.kept:
             self.position = Cursor(event.offset, event.epoch)
         if exclude is not None:
             self._fan_out_to_others(event, exclude)
@@ -140,21 +141,23 @@ class LiveTopic:
         events, self._turn = self._turn, []
         encoded: dict[Encoding, list[bytes]] = {}
         begun: list[Session] = []
-        for session in self.ready:
-            encoding = session.encoding
-            pieces = encoded.get(encoding)
-            if pieces is None:
-                pieces = encoded[encoding] = encoding.pieces(events)
-            if encoding.joins:
-                # What `send_frame()` does: the call would take as long again as all else of this loop.
-                outgoing = session.outgoing
-                if not outgoing:
-                    begun.append(session)
-                outgoing += pieces
-            else:
-                for piece in pieces:
-                    session.send_frame(piece)
-        self.switchboard.writer.sessions_later(begun)
+        try:
+            for session in self.ready:
+                encoding = session.encoding
+                pieces = encoded.get(encoding)
+                if pieces is None:
+                    pieces = encoded[encoding] = encoding.pieces(events)
+                if encoding.joins:
+                    # What `send_frame()` does: the call would take as long again as all else of this loop.
+                    outgoing = session.outgoing
+                    if not outgoing:
+                        begun.append(session)
+                    outgoing += pieces
+                else:
+                    for piece in pieces:
+                        session.send_frame(piece)
+        finally:  # also when one encoding fails: who has frames and is not to be written would never be again
+            self.switchboard.writer.sessions_later(begun)
         self._count(len(events) * len(self.ready))
 
     def _fan_out_to_others(self, event: EncodedEvent, exclude: str) -> None:
@@ -212,10 +215,10 @@ class LiveTopic:
             self._keep_following()
             return True
         if page.position.epoch != self.position.epoch or not page.events:
-            self._reset(page.position)
+            self.reset(page.position)
             return True
         if page.events[0].offset != self.position.offset + 1:
-            self._reset(page.position)
+            self.reset(page.position)
             return True
         excluded = {event.offset: exclude for event, exclude in self.pending}
         for event in page.events:
@@ -236,11 +239,12 @@ class LiveTopic:
             self.pending.append(arrived[following])
             following += 1
 
-    def _reset(self, position: Cursor) -> None:
-        """The log no longer reaches back to the subscribers: tell each, so that it reads the state anew."""
+    def reset(self, position: Cursor | None = None) -> None:
+        """Subscribers missed events: tell each, so that it subscribes anew. The log may be elsewhere, at `position`."""
         metrics.resets.labels(namespace_of(self.topic.name)).inc()
-        logger.warning("subscribers of %s missed events that its log no longer has", self.topic.name)
-        self.position = position
+        logger.warning("subscribers of %s missed events that they did not get from its log", self.topic.name)
+        if position is not None:
+            self.position = position
         self.pending.clear()
         for subscription in self.subscriptions():
             if subscription.established:

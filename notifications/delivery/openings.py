@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from notifications.events.logs import log_for
 
 if TYPE_CHECKING:
     from notifications.delivery.live_topic import LiveTopic
+
+logger = logging.getLogger(__name__)
 
 
 class Openings:
@@ -39,9 +42,11 @@ class Openings:
         self._start()
 
     def stop(self) -> None:
-        """Give up what is under way."""
+        """Give up what is under way; those who wait are told."""
         if self._running is not None:
             self._running.cancel()
+        opening, self._opening = self._opening, []
+        _fail(opening, _stopped())
 
     def _start(self) -> None:
         if self._running is None:
@@ -65,12 +70,23 @@ class Openings:
             await add_to_groups([live.group for live in opening], self._channel)
             retention = opening[0].topic.retention
             positions = await log_for(retention).aopen([live.topic for live in opening]) if retention.kept else {}
+        except asyncio.CancelledError:
+            _fail(opening, _stopped())
+            raise
         except Exception as error:  # noqa: BLE001 - every layer has its own, and those who wait have to know
-            for live in opening:
-                live.failed(error)
+            _fail(opening, error)
             return
         for live in opening:
             live.opened_at(positions.get(live.topic.name))
+
+
+def _fail(opening: Sequence[LiveTopic], error: Exception) -> None:
+    for live in opening:
+        live.failed(error)
+
+
+def _stopped() -> LogUnavailable:
+    return LogUnavailable("this process does not serve topics any more")
 
 
 async def add_to_groups(groups: Sequence[str], channel: str) -> None:
@@ -92,5 +108,5 @@ async def discard_from_groups(groups: Sequence[str], channel: str) -> None:
             return
         for group in groups:
             await layer.group_discard(group, channel)
-    except LogUnavailable:
-        return
+    except Exception as error:  # noqa: BLE001 - every layer has its own, and the topics of the round are still to be opened
+        logger.info("%d groups could not be left: %s", len(groups), error)

@@ -1,8 +1,8 @@
 """The passport: a signed cookie that says who a browser's Django session belongs to, for half a day.
 
 It is given with the answer to a WebSocket's handshake, after the database was asked, and spares the next handshakes
-the two queries. It is good only together with the session cookie that it names, and only as long as nothing about
-its user has changed (`revocations`).
+the two queries. It is good only together with the session cookie that it names, for no longer than that session would
+live unused, and only as long as nothing about its user has changed (`revocations`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class _Claims(msgspec.Struct, array_like=True, frozen=True):
     login: str
     auth_hash: str
     verified_at: float
+    good_until: float
 
 
 _encode = msgspec.json.Encoder().encode
@@ -46,7 +47,7 @@ def identity_of(cookies: Mapping[str, str], *, login: str) -> Identity | None:
         claims = _decode(b64_decode(Signer(salt=_SALT).unsign(text).encode()))
     except (BadSignature, ValueError):  # msgspec's and base64's errors are ValueErrors
         return None
-    if claims.login != login or not -_CLOCK_SECONDS <= time.time() - claims.verified_at <= CREDENTIAL_SECONDS:
+    if claims.login != login or not claims.verified_at - _CLOCK_SECONDS <= time.time() <= claims.good_until:
         return None
     return Identity(
         user=claims.user,
@@ -61,11 +62,12 @@ def set_cookie(identity: Identity) -> list[tuple[bytes, bytes]]:
     """The header that gives a browser its passport, if the database has just said who it is."""
     if identity.verified_at < time.time() - _JUST_NOW_SECONDS:
         return []
-    claims = _Claims(identity.user, identity.info, identity.login, identity.auth_hash, identity.verified_at)
+    good_until = min(identity.verified_at + CREDENTIAL_SECONDS, identity.login_until)
+    claims = _Claims(identity.user, identity.info, identity.login, identity.auth_hash, identity.verified_at, good_until)
     text = Signer(salt=_SALT).sign(b64_encode(_encode(claims)).decode())
     attributes = [
         f"{COOKIE_NAME}={text}",
-        f"Max-Age={CREDENTIAL_SECONDS}",
+        f"Max-Age={max(0, round(good_until - time.time()))}",
         f"Path={settings.SESSION_COOKIE_PATH}",
         "HttpOnly",
     ]

@@ -109,6 +109,8 @@ class RedisRegistry:
         counts = _counts_key(node.id)
         with translated_errors():
             pipeline = async_client().pipeline(transaction=False)
+            # Before what may make the key anew, which would then seem never to have been lost.
+            pipeline.expire(counts, _FORGOTTEN_SECONDS)
             pipeline.hset(_KEY, node.id, lease)
             some: dict[Any, Any] = {topic: number for topic, number in subscribers.items() if number}
             if some:
@@ -116,7 +118,7 @@ class RedisRegistry:
             if none := [topic for topic, number in subscribers.items() if not number]:
                 pipeline.hdel(counts, *none)
             pipeline.expire(counts, _FORGOTTEN_SECONDS)
-            *_, kept = await pipeline.execute()
+            kept, *_ = await pipeline.execute()
             dead = [known.id for known in await self._all() if known.renewed_at < time.time() - _FORGOTTEN_SECONDS]
             if dead:
                 await async_client().hdel(_KEY, *dead)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
-from django.contrib.auth import get_user_model
+from django.apps import apps
+from django.contrib.auth import SESSION_KEY, get_user_model
 from django.contrib.auth.models import Group
 from django.contrib.auth.signals import user_logged_out
+from django.contrib.sessions.base_session import AbstractBaseSession
 from django.db import transaction
 from django.db.models.signals import m2m_changed, post_delete, post_save
+from django.utils import timezone
 
 from notifications.delivery import control
 from notifications.delivery.auth import login_of
+from notifications.delivery.codes import FORCE_RECONNECT
 from notifications.delivery.models import Revocation
-from notifications.delivery.revocations import EVERYBODY, login_subject, user_subject
+from notifications.delivery.revocations import EVERYBODY, MARGIN_SECONDS, login_subject, user_subject
 from notifications.events.exceptions import HubError
 
 logger = logging.getLogger(__name__)
@@ -25,6 +30,9 @@ def connect_signals() -> None:
     """Listen to what may take rights from a user; called once, when the apps are ready."""
     user_model = get_user_model()
     user_logged_out.connect(_logged_out, dispatch_uid="hub-revocation")
+    for model in apps.get_models():
+        if issubclass(model, AbstractBaseSession):
+            post_delete.connect(_session_deleted, sender=model, dispatch_uid=f"hub-revocation-{model._meta.label}")
     post_save.connect(_user_saved, sender=user_model, dispatch_uid="hub-revocation")
     post_delete.connect(_user_deleted, sender=user_model, dispatch_uid="hub-revocation")
     for field in ("groups", "user_permissions"):
@@ -38,13 +46,17 @@ def connect_signals() -> None:
 
 def _revoke(subject: str, ask: Callable[[], None]) -> None:
     """Note a change with the transaction that makes it, and tell the server processes when it is committed."""
-    Revocation.objects.create(subject=subject)
+    revocation = Revocation.objects.create(subject=subject)
 
     def asked() -> None:
         try:
             ask()
         except HubError:
             logger.exception("a change of rights did not reach the server processes")
+        now = timezone.now()
+        if now - revocation.revoked_at > timedelta(seconds=MARGIN_SECONDS / 2):
+            # While the transaction was open the database still said, and the hub signed, what was before it.
+            Revocation.objects.filter(pk=revocation.pk).update(revoked_at=now)
 
     transaction.on_commit(asked, robust=True)
 
@@ -55,6 +67,15 @@ def _logged_out(request: Any, **_: Any) -> None:
     if key:
         login = login_of(key)
         _revoke(login_subject(login), lambda: control.disconnect(login=login))
+
+
+def _session_deleted(instance: AbstractBaseSession, **_: Any) -> None:
+    # Without a logout: somebody else signs in with the same browser, or a site signs a user out everywhere. Expired
+    # sessions are cleared away by the thousand, and nobody is let in with them.
+    if instance.expire_date > timezone.now() and SESSION_KEY in instance.get_decoded():
+        login = login_of(instance.session_key)
+        # The browser may have a new key already, as after a change of the password: it is to come back with that.
+        _revoke(login_subject(login), lambda: control.disconnect(login=login, code=FORCE_RECONNECT))
 
 
 def _user_saved(instance: Any, created: bool, update_fields: frozenset[str] | None, **_: Any) -> None:

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError
 from django.utils import timezone
 
 from notifications.delivery.identity import Identity
@@ -60,13 +60,16 @@ class Revocations:
         self._changed_at: dict[str, float] = {}
         self._inactive: set[str] | None = set()
         self._reading = False
+        # How often it was distrusted: a reading that began before does not make up for it.
+        self._doubts = 0
 
     def unchanged(self, identity: Identity) -> bool:
         """Whether what is known of the identity still holds, so that the database need not be asked."""
         if not identity.user:
             return True
-        if self._complete_since == float("inf"):
+        if not self.trusted:
             if not self._reading:
+                self._reading = True  # here, as the task begins only in the next turn of the loop
                 self._spawn(self.refresh())
             return False
         if identity.from_token:
@@ -88,33 +91,43 @@ class Revocations:
     def distrust(self) -> None:
         """A change may have been missed: believe nobody until all is read again."""
         self._complete_since = float("inf")
+        self._doubts += 1
+
+    @property
+    def trusted(self) -> bool:
+        """Whether all changes are known, unless one is on its way."""
+        return self._complete_since != float("inf")
 
     @property
     def in_use(self) -> bool:
         """Whether anybody was believed since the process began."""
-        return bool(self._changed_at) or self._complete_since != float("inf")
+        return bool(self._changed_at) or self.trusted
 
     async def refresh(self) -> None:
         """Read from the database what has changed, and everything when something may have been missed."""
         self._reading = True
-        everything = self._complete_since == float("inf")
-        before = dict(self._changed_at)
+        everything = not self.trusted
+        doubts = self._doubts
         try:
             since, changed_at, inactive = await in_database_thread(_read, everything=everything)
-        except DatabaseError as error:
+        except (DatabaseError, InterfaceError) as error:
             logger.warning("the users that changed cannot be read: %s", error)
             return
         finally:
             self._reading = False
-        # What was noted while the database was being read may be newer than what it said.
-        newer = {subject: at for subject, at in self._changed_at.items() if at != before.get(subject)}
-        self._changed_at = {**changed_at, **newer}
         if everything:
             self._inactive = inactive if len(inactive) <= MOST_INACTIVE else None
         elif self._inactive is not None:
             changed = {subject.removeprefix(_USER) for subject in changed_at if subject.startswith(_USER)}
             self._inactive = (self._inactive - changed) | inactive
-        self._complete_since = since
+        # What was noted here stays, and with its own time: the database dates a change within its transaction, which
+        # may commit much later, and says nothing of what a judgement found out.
+        for subject, at in self._changed_at.items():
+            if at >= since and at > changed_at.get(subject, 0.0):
+                changed_at[subject] = at
+        self._changed_at = changed_at
+        if doubts == self._doubts:
+            self._complete_since = since
 
 
 def _subjects(identity: Identity) -> tuple[str, ...]:

@@ -140,7 +140,10 @@ class Switchboard:
         self.draining = True
         self.writer.hand_out()
         for session in list(self.sessions.values()):
-            session.disconnect(codes.SHUTDOWN)
+            try:
+                session.disconnect(codes.SHUTDOWN)
+            except Exception:
+                logger.exception("a session could not be closed")
 
     async def stop(self) -> None:
         """Close every session and leave the layer."""
@@ -403,7 +406,7 @@ class Switchboard:
 
     def _subscribers(self, name: str) -> int:
         live = self.topics.get(name)
-        return 0 if live is None else len(live.ready)
+        return 0 if live is None else sum(found.established for found in live.subscriptions())
 
     async def _check_positions(self) -> None:
         """Compare the position of every live topic with its log's now and then, and repair those that fell behind."""

@@ -7,14 +7,18 @@ joined: eight events at once cost a session little more than one.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from notifications.delivery import metrics
+from notifications.delivery import codes, metrics
 
 if TYPE_CHECKING:
     from notifications.delivery.live_topic import LiveTopic
     from notifications.delivery.session import Session
+
+logger = logging.getLogger(__name__)
 
 # Ten thousand writes take about 50 ms; between slices the loop reads, and answers handshakes.
 SLICE_SESSIONS = 500
@@ -54,14 +58,23 @@ class Writer:
         """Give the sessions what the topics have for them in this turn."""
         topics, self._topics = self._topics, []
         for live in topics:
-            live.hand_out()
+            try:
+                live.hand_out()
+            except Exception:
+                logger.exception("events of %s could not be handed out", live.topic.name)
+                live.reset()
 
     def _write(self) -> None:
         # Still scheduled meanwhile: what handing out makes a session send belongs to this turn.
         self.hand_out()
         sessions, self._sessions = self._sessions[:SLICE_SESSIONS], self._sessions[SLICE_SESSIONS:]
         for session in sessions:
-            session.flush()
+            try:
+                session.flush()
+            except Exception:
+                logger.exception("a session could not be written to")
+                with suppress(Exception):
+                    session.disconnect(codes.SERVER_ERROR)
         # Counted here once, not per write: a counter of Prometheus takes a lock each time.
         metrics.sent_bytes.inc(self.sent_bytes)
         self.sent_bytes = 0

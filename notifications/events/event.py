@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time as clock
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -100,9 +101,15 @@ _decoder = msgspec.json.Decoder(EncodedEvent)
 _decode_json = msgspec.json.Decoder().decode
 
 
+# Ids have to be unlike each other, and are no secrets: asking the system for randomness would be a call to it each
+# time. A generator of our own, because a site may seed Python's; and a fork must not go on with its parent's.
+_random = random.Random()  # noqa: S311
+os.register_at_fork(after_in_child=_random.seed)
+
+
 def new_id(milliseconds: int) -> str:
     """A UUIDv7 (RFC 9562 §5.7) for the time `milliseconds` after 1970."""
-    value = milliseconds << 80 | 0x7 << 76 | int.from_bytes(os.urandom(10), "big") & ~(0xF << 76)
+    value = milliseconds << 80 | 0x7 << 76 | _random.getrandbits(76)
     digits = f"{value & ~(0x3 << 62) | 0x2 << 62:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 

@@ -30,6 +30,10 @@ _GROUP_NAME = re.compile(r"[a-zA-Z\d\-_.]{1,99}")
 _PART = re.compile(r"<(?:(?P<converter>[a-z]+):)?(?P<name>[a-z_][a-z0-9_]*)>")
 
 
+# The methods of which `asks_only_identity` speaks.
+_ASKED = {"may_subscribe", "may_publish", "may_read_history", "may_see_presence", "server_subscriptions"}
+
+
 class Topic:
     """Declares the topics whose names match `pattern`; subclass it in an app's `topics.py`.
 
@@ -56,6 +60,11 @@ class Topic:
     #: A plain Channels group that mirrors the topic, formatted with the parts, and its handler's type.
     channels_group: ClassVar[str | None] = None
     channels_type: ClassVar[str] = "chat_message"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "asks_only_identity" not in vars(cls) and _ASKED & vars(cls).keys():
+            cls.asks_only_identity = False  # what a base class promised of its methods says nothing of others
 
     def may_subscribe(self, user: Any, *args: Any, **parts: Any) -> bool:
         """Whether `user` (a Django user, maybe anonymous) may receive the topic's events."""

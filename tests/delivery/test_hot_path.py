@@ -10,13 +10,14 @@ import msgspec
 import pytest
 from pytest_django import Settings
 
+from notifications.delivery import codes
 from notifications.delivery.frames import Framing, websocket_text
 from notifications.delivery.protocols.centrifuge import CentrifugeProtocol
 from notifications.delivery.session import Session
 from notifications.delivery.switchboard import Switchboard, current_switchboard, stop_current
 from notifications.delivery.writer import SLICE_SESSIONS
 from notifications.events import apublish
-from notifications.events.event import EncodedEvent
+from notifications.events.event import EncodedEvent, at_position, new_event
 from notifications.events.threads import executor
 
 SUBSCRIBE = '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"open:1"}}'
@@ -204,3 +205,86 @@ async def test_who_subscribes_within_a_turn_gets_nothing_twice(switchboard: Swit
     pushes = [message["push"] for write in second.writes for message in messages(write) if "push" in message]
     assert reply is not None
     assert [push["pub"]["offset"] for push in pushes if "pub" in push] == list(range(reply.get("offset", 0) + 1, 22))
+
+
+class FailingTransport(CountingTransport):
+    """A transport that has a defect."""
+
+    def write(self, frames: list[bytes]) -> None:
+        if any(b'"pub"' in frame for frame in frames):
+            raise RuntimeError("a defect")
+        super().write(frames)
+
+
+async def test_a_session_that_cannot_be_written_to_stops_no_other(switchboard: Switchboard) -> None:
+    _, (healthy,) = await subscribed(switchboard, 1)
+    failing = FailingTransport()
+    session = Session(switchboard, CountingProtocol(), failing)
+    session.opened()
+    session.feed(SUBSCRIBE)
+    await until(lambda: failing.got("subscribe"))
+    healthy.writes.clear()
+
+    await apublish("open:1", "message", 1)
+    await until(lambda: healthy.writes)
+    await apublish("open:1", "message", 2)
+    await until(lambda: sum(map(len, map(publications, healthy.writes))) == 2)
+
+    assert session.closed_with == codes.SERVER_ERROR
+
+
+class PoisonedProtocol(CountingProtocol):
+    """A protocol that cannot encode one event."""
+
+    name = "poisoned"
+
+    def encode_event(self, event: EncodedEvent) -> bytes:
+        if bytes(event.data) == b'"poison"':
+            raise ValueError("a defect")
+        return super().encode_event(event)
+
+
+async def test_subscribers_are_told_of_an_event_that_could_not_be_encoded(switchboard: Switchboard) -> None:
+    transport = CountingTransport()
+    session = Session(switchboard, PoisonedProtocol(), transport)
+    session.opened()
+    session.feed(SUBSCRIBE)
+    await until(lambda: transport.got("subscribe"))
+
+    await apublish("open:1", "message", "poison")
+    await until(lambda: b'"unsubscribe":{"code":2500' in b"".join(map(b"".join, transport.writes)))
+    session.feed('{"id":3,"subscribe":{"channel":"open:1"}}')
+    await apublish("open:1", "message", "after")
+    await until(lambda: any("after" in publications(write) for write in transport.writes))
+
+    assert "open:1" in session.subscriptions
+
+
+async def test_an_encoding_that_fails_leaves_nobody_mute(switchboard: Switchboard) -> None:
+    _, (healthy,) = await subscribed(switchboard, 1)
+    poisoned = CountingTransport()
+    session = Session(switchboard, PoisonedProtocol(), poisoned)
+    session.opened()
+    session.feed(SUBSCRIBE)
+    await until(lambda: poisoned.got("subscribe"))
+    healthy.writes.clear()
+
+    await apublish("open:1", "message", "poison")
+    await until(lambda: b'"unsubscribe":{"code":2500' in b"".join(map(b"".join, healthy.writes)))
+
+    assert all(not known.outgoing for known in switchboard.sessions.values())
+
+
+async def test_an_offset_on_a_topic_that_keeps_nothing_here_is_of_no_matter(switchboard: Switchboard) -> None:
+    transport = CountingTransport()
+    session = Session(switchboard, CountingProtocol(), transport)
+    session.opened()
+    session.feed(SUBSCRIBE.replace("open:1", "fleeting:1"))
+    await until(lambda: transport.got("subscribe") == {})
+    event = new_event(topic="fleeting:1", type="message", data="kept elsewhere")
+
+    for offset in (7, 9):
+        switchboard.topics["fleeting:1"].arrived(at_position(event, offset=offset, epoch="other"))
+    await until(lambda: sum(map(len, map(publications, transport.writes))) == 2)
+
+    assert switchboard.topics["fleeting:1"].pending == []

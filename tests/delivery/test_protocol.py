@@ -189,19 +189,26 @@ async def test_what_is_not_possible_is_an_error_of_the_protocol(
     assert error.value.code == code
 
 
-async def test_a_permission_that_fails_costs_one_command_and_not_the_session(hub_client: Connect) -> None:
+@pytest.mark.parametrize("on_the_loop", [False, True], ids=["in a thread", "on the loop"])
+@pytest.mark.parametrize("command", ["subscribe", "publish"])
+async def test_a_permission_that_fails_costs_one_command_and_not_the_session(
+    hub_client: Connect, command: str, on_the_loop: bool
+) -> None:
     class BrokenTopic(Topic):
         pattern = "broken:<name>"
+        asks_only_identity = on_the_loop
 
         def may_subscribe(self, user: object, name: str) -> bool:
             raise ZeroDivisionError
+
+        may_publish = may_subscribe
 
     registry.register(BrokenTopic)
     client = await hub_client()
     await client.subscribe("open:1")
 
     with pytest.raises(ErrorReply) as error:
-        await client.subscribe("broken:1")
+        await client.command(command, channel="broken:1", data=1)
     await apublish("open:1", "message", "still here")
     registry.unregister(BrokenTopic)
 

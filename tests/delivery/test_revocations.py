@@ -6,21 +6,27 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 
 import pytest
 from django.contrib.auth.models import Group, User
 from django.contrib.sessions.backends.db import SessionStore
+from django.contrib.sessions.models import Session as DjangoSession
 from django.core.signing import Signer, b64_encode
+from django.db import transaction
 from django.utils import timezone
 from pytest_django import Settings
 
-from notifications.delivery import passport
+from notifications.delivery import control, passport, revocation
 from notifications.delivery.auth import identity_of_cookies, login_of
 from notifications.delivery.identity import ANONYMOUS, Identity
 from notifications.delivery.models import Revocation
-from notifications.delivery.revocations import MARGIN_SECONDS, Revocations
+from notifications.delivery.protocols.centrifuge import CENTRIFUGE
+from notifications.delivery.revocations import MARGIN_SECONDS, Revocations, login_subject, user_subject
+from notifications.delivery.session import Session
 from notifications.delivery.switchboard import Switchboard, current_switchboard, stop_current
 from notifications.events.threads import close_all, executor, in_database_thread
+from notifications.testing.client import MemoryTransport
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -110,7 +116,7 @@ async def test_a_passport_that_is_not_ones_own_is_worth_nothing(revocations: Rev
     if spoil == "forged":
         cookies["hub_passport"] = cookies["hub_passport"][:-3] + "abc"
     elif spoil == "old":
-        claims = [str(ana.pk), None, login_of(bobs["sessionid"]), "", time.time() - 50_000]
+        claims = [str(ana.pk), None, login_of(bobs["sessionid"]), "", time.time() - 50_000, time.time() - 6_800]
         signed = Signer(salt=passport._SALT).sign(b64_encode(json.dumps(claims).encode()).decode())
         cookies["hub_passport"] = signed
     elif spoil == "no session":
@@ -122,7 +128,9 @@ async def test_a_passport_that_is_not_ones_own_is_worth_nothing(revocations: Rev
     assert identity.user == expected
 
 
-@pytest.mark.parametrize("change", ["deactivated", "deleted", "password", "logout"])
+@pytest.mark.parametrize(
+    "change", ["deactivated", "deleted", "password", "logout", "session deleted", "session flushed"]
+)
 async def test_a_change_of_the_user_ends_what_was_signed_before(revocations: Revocations, change: str) -> None:
     ana = await User.objects.acreate_user("ana", password="old")
     cookies = await with_passport(ana)
@@ -135,9 +143,11 @@ async def test_a_change_of_the_user_ends_what_was_signed_before(revocations: Rev
     elif change == "password":
         ana.set_password("new")
         await ana.asave()
+    elif change == "session deleted":
+        await DjangoSession.objects.all().adelete()
+    elif change == "session flushed":
+        await in_database_thread(SessionStore(cookies["sessionid"]).flush)
     else:
-        from notifications.delivery import control
-
         control.disconnect(login=login_of(cookies["sessionid"]))
     await asyncio.sleep(0)  # the control plane's message arrives with the next turn of the loop
 
@@ -208,3 +218,157 @@ async def test_a_change_is_dated_within_its_transaction_or_never(revocations: Re
 
     (revocation,) = [found async for found in Revocation.objects.filter(subject=f"user:{ana.pk}")]
     assert before <= revocation.revoked_at <= timezone.now()
+
+
+async def connected(switchboard: Switchboard, identity: Identity) -> tuple[Session, MemoryTransport]:
+    """A session of that identity, once its connect was answered or it was closed."""
+    transport = MemoryTransport()
+    session = Session(switchboard, CENTRIFUGE, transport, identity)
+    session.opened()
+    session.feed('{"id":1,"connect":{}}')
+    async with asyncio.timeout(5):
+        while not session.connected and not transport.closed.done():
+            await asyncio.sleep(0)
+    return session, transport
+
+
+async def test_a_passport_is_good_for_no_longer_than_the_session_that_it_names(
+    revocations: Revocations, settings: Settings
+) -> None:
+    settings.SESSION_COOKIE_AGE = 300
+    identity = await identity_of_cookies(await signed_in(await User.objects.acreate_user("ana")))
+
+    ((_, value),) = passport.set_cookie(identity)
+    expired = Identity(**{**fields(identity), "login_until": time.time() - 1})
+    ((_, worthless),) = passport.set_cookie(expired)
+    text = worthless.decode().split(";")[0].removeprefix("hub_passport=")
+
+    assert {"Max-Age=300", "Path=/", "HttpOnly", "SameSite=Lax"} <= set(value.decode().split("; "))
+    assert passport.identity_of({"hub_passport": text}, login=identity.login) is None
+
+
+async def test_a_change_that_was_committed_late_is_dated_anew(
+    revocations: Revocations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocation, "MARGIN_SECONDS", 0)
+    ana = await User.objects.acreate_user("ana")
+
+    def change() -> datetime:
+        with transaction.atomic():
+            ana.save()
+            return timezone.now()
+
+    signed_meanwhile = await in_database_thread(change)
+
+    assert [found.revoked_at > signed_meanwhile async for found in Revocation.objects.all()] == [True]
+
+
+async def test_what_was_noted_later_than_the_database_says_stays_noted(revocations: Revocations) -> None:
+    await Revocation.objects.acreate(subject="user:7", revoked_at=timezone.now() - timedelta(minutes=5))
+    signed_meanwhile = Identity(user="7", verified_at=time.time() - 2 * MARGIN_SECONDS)
+
+    revocations.note(user_subject("7"))
+    await revocations.refresh()
+
+    assert not revocations.unchanged(signed_meanwhile)
+
+
+async def test_what_is_missed_while_the_changes_are_read_is_read_again(revocations: Revocations) -> None:
+    reading = asyncio.create_task(revocations.refresh())
+    await asyncio.sleep(0)
+
+    revocations.distrust()
+    await reading
+
+    assert not revocations.unchanged(Identity(user="1", from_token=True))
+
+
+async def test_a_storm_of_connects_reads_the_changes_once(switchboard: Switchboard) -> None:
+    before = set(switchboard._tasks)
+
+    for _ in range(50):
+        switchboard.revocations.unchanged(Identity(user="1", from_token=True))
+
+    assert len(switchboard._tasks - before) == 1
+
+
+@pytest.mark.parametrize("credential", ["passport", "token"])
+async def test_whoever_was_judged_out_is_believed_no_more(switchboard: Switchboard, credential: str) -> None:
+    """Nobody tells of what `QuerySet.update()` changes: the regular judgement finds out."""
+    await switchboard.revocations.refresh()
+    ana = await User.objects.acreate_user("ana")
+    identity = Identity(user=str(ana.pk), from_token=True)
+    if credential == "passport":
+        identity = await identity_of_cookies(await with_passport(ana))
+    _, transport = await connected(switchboard, identity)
+
+    await User.objects.filter(pk=ana.pk).aupdate(is_active=False)
+    await control.judge_everybody(switchboard)
+    await switchboard.revocations.refresh()
+    again, _ = await connected(switchboard, identity)
+
+    assert transport.closed.result().code == 3011
+    assert not again.connected
+
+
+async def test_what_one_process_finds_out_the_others_are_told(settings: Settings) -> None:
+    settings.HUB_SOCKET = ""
+    ana = await User.objects.acreate_user("ana")
+    identity = Identity(user=str(ana.pk), from_token=True)
+    one, other = Switchboard(), Switchboard()
+    for switchboard in (one, other):
+        await switchboard.start()
+        await switchboard.revocations.refresh()
+    try:
+        await connected(one, identity)
+        await User.objects.filter(pk=ana.pk).aupdate(is_active=False)
+        assert other.revocations.unchanged(identity)
+
+        await control.judge_everybody(one)
+
+        async with asyncio.timeout(5):
+            while other.revocations.unchanged(identity):
+                await asyncio.sleep(0)
+    finally:
+        for switchboard in (one, other):
+            await switchboard.stop()
+
+
+async def test_a_logout_that_nobody_told_of_ends_the_sockets(switchboard: Switchboard) -> None:
+    identity = await identity_of_cookies(await signed_in(await User.objects.acreate_user("ana")))
+    _, transport = await connected(switchboard, identity)
+    await Revocation.objects.acreate(subject=login_subject(identity.login))
+
+    switchboard.revocations.distrust()
+    await control.judge_everybody(switchboard)
+
+    assert transport.closed.result().code == 3011
+
+
+async def test_a_logout_during_the_handshake_is_not_missed(switchboard: Switchboard) -> None:
+    cookies = await signed_in(await User.objects.acreate_user("ana"))
+    identity = await identity_of_cookies(cookies)
+    asking = asyncio.create_task(identity_of_cookies(cookies))
+    await asyncio.sleep(0)
+
+    switchboard.revocations.note(login_subject(identity.login))
+    session, _ = await connected(switchboard, identity)
+
+    assert await asking == ANONYMOUS
+    assert not session.connected
+
+
+async def test_sockets_of_a_session_that_gets_another_key_may_come_back_with_it(switchboard: Switchboard) -> None:
+    cookies = await signed_in(await User.objects.acreate_user("ana"))
+    identity = await identity_of_cookies(cookies)
+    _, transport = await connected(switchboard, identity)
+
+    def cycle() -> str:
+        session = SessionStore(cookies["sessionid"])
+        session.cycle_key()
+        return str(session.session_key)
+
+    key = await in_database_thread(cycle)
+
+    assert (await asyncio.wait_for(transport.closed, 5)).code == 3011
+    assert (await identity_of_cookies({"sessionid": key})).user == identity.user

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from notifications.events import (
     publish_many,
     publishes,
 )
-from notifications.events.event import Cursor, encode
+from notifications.events.event import Cursor, encode, new_id
 from notifications.events.exceptions import EventTooLarge, InEventLoop, InvalidEvent, LogUnavailable, UnknownTopic
 from notifications.events.logs.database import current_epoch, relay
 from notifications.events.models import StoredEvent
@@ -270,3 +271,14 @@ def test_a_binding_never_breaks_the_save() -> None:
 def test_a_binding_that_cannot_work_is_refused(wrong: dict[str, list[str]]) -> None:
     with pytest.raises(ValueError, match="publishes"):
         publishes(Group, topic="ledger:{pk}", **wrong)  # type: ignore[arg-type]
+
+
+def test_a_forked_process_makes_ids_of_its_own() -> None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, new_id(0).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+
+    assert os.read(reading, 36).decode() != new_id(0)

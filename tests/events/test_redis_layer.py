@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import random
 import signal
@@ -497,6 +498,7 @@ async def test_a_first_connection_that_fails_leaves_nothing(caplog: pytest.LogCa
 async def test_who_does_not_read_loses_the_oldest_and_is_told(
     server: RedisServer, observer: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "notifications.events.redis_layer")
     layer = RedisChannelLayer(hosts=[server.url], capacity=10)
     channel, other = await layer.new_channel(), await layer.new_channel()
     told: list[None] = []

@@ -203,3 +203,20 @@ def test_atomic_requests_and_deferred_sqlite_stop_the_start(settings: Settings) 
 
     assert [error.id for error in check_atomic_requests()] == ["hub.E004"]
     assert [error.id for error in check_sqlite_transactions()] == ["hub.E005"]
+
+
+def test_what_a_base_class_promised_says_nothing_of_other_methods() -> None:
+    class Rooms(Topic):
+        pattern = "rooms:<room>"
+        asks_only_identity = True
+
+    class Renamed(Rooms):
+        pattern = "halls:<room>"
+
+    class Moderated(Rooms):
+        pattern = "moderated:<room>"
+
+        def may_subscribe(self, user: Any, room: str) -> bool:
+            return not user.is_banned
+
+    assert (Renamed.asks_only_identity, Moderated.asks_only_identity) == (True, False)
