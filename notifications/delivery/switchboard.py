@@ -10,21 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import notifications
-from notifications.delivery import codes, control, presence
+from notifications.delivery import codes, control
 from notifications.delivery.frames import Encoding
+from notifications.delivery.housekeeping import Housekeeping
 from notifications.delivery.live_topic import LiveTopic
 from notifications.delivery.openings import Openings, add_to_groups
-from notifications.delivery.registry import Node, registry
+from notifications.delivery.registry import registry
 from notifications.delivery.revocations import Revocations
 from notifications.delivery.session import Session
 from notifications.delivery.subscription import Subscription
@@ -33,7 +31,6 @@ from notifications.delivery.writer import Writer
 from notifications.events import bridge, conf, messenger
 from notifications.events.event import Cursor
 from notifications.events.exceptions import LogUnavailable
-from notifications.events.logs import log_for
 from notifications.events.messages import CONTROL, CONTROL_GROUP, EVENT, FORMAT, PRESENCE, event_of
 from notifications.events.retention import Kind
 
@@ -41,9 +38,6 @@ logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 5.0
 RETRY_SECONDS = 0.5
-HOUSEKEEPING_SECONDS = 1.0
-# So many that a round trip costs little, and so few that the loop is not held up.
-COMPARED_AT_ONCE = 500
 
 
 _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Switchboard]] = WeakKeyDictionary()
@@ -94,14 +88,11 @@ class Switchboard:
         self.delivered = 0
         self.max_outgoing_bytes: int = conf.get("HUB_MAX_OUTGOING_BYTES")
         self.draining = False
-        # Whether the control plane may have lost messages, because what carries them could not be reached.
-        self._trouble = False
         self.wheel = Wheel()
         self.writer = Writer(self.loop)
         self.revocations = Revocations(self.spawn)
+        self.housekeeping = Housekeeping(self)
         self._openings: dict[Kind, Openings] = {}
-        # Topics whose number of subscriptions has changed since the registry was told.
-        self._recounted: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._running: list[asyncio.Task[None]] = []
 
@@ -122,15 +113,11 @@ class Switchboard:
         # Each kind has a log of its own, and need not wait while another's does not answer.
         self._openings = {kind: Openings(self.channel, is_wanted=self.topics.__contains__) for kind in Kind}
         if hasattr(layer, "add_reconnect_listener"):
-            layer.add_reconnect_listener(self._reconnected)
-        self._running = [
-            self.loop.create_task(self._receive()),
-            self.loop.create_task(self._housekeep()),
-            self.loop.create_task(self._check_positions()),
-            self.loop.create_task(self._judge_regularly()),
-        ]
+            layer.add_reconnect_listener(self.housekeeping.reconnected)
+        running = [self._receive(), *self.housekeeping.coroutines()]
+        self._running = [self.loop.create_task(coroutine) for coroutine in running]
         try:
-            await self._renew_lease()
+            await self.housekeeping.renew_lease()
         except BaseException:
             await self.stop()  # or its tasks would live on beside those of the next attempt
             raise
@@ -151,7 +138,7 @@ class Switchboard:
         messenger.serve_from(None)
         layer = messenger.layer()
         if hasattr(layer, "remove_reconnect_listener"):
-            layer.remove_reconnect_listener(self._reconnected)
+            layer.remove_reconnect_listener(self.housekeeping.reconnected)
         for openings in self._openings.values():
             openings.stop()
         running: set[asyncio.Task[Any]] = {*self._running, *self._tasks}
@@ -204,6 +191,11 @@ class Switchboard:
                 del self.sessions_of_user[session.identity.user]
         return True
 
+    def answered_ping(self, session: Session) -> None:
+        """A session answered its ping, so that the next one is due an interval later."""
+        session.awaiting_pong = False
+        self.wheel.add(session, conf.get("HUB_PING_SECONDS"))
+
     # Topics.
 
     async def attach(self, subscription: Subscription) -> Cursor:
@@ -251,7 +243,7 @@ class Switchboard:
     def counted(self, name: str, change: int) -> None:
         """A subscription to a topic became established, or ended."""
         self.subscriptions += change
-        self._recounted.add(name)
+        self.housekeeping.recounted(name)
 
     # What arrives from the layer.
 
@@ -288,15 +280,6 @@ class Switchboard:
         with contextlib.suppress(LogUnavailable):  # the next receive fails as well, and tries again
             await add_to_groups([CONTROL_GROUP, *(live.group for live in self.topics.values())], self.channel)
 
-    def _reconnected(self) -> None:
-        """The layer may have lost messages: those of topics are in the log, those of the control plane are not."""
-        self._control_may_have_failed()
-        self.spawn(self._compare_all())
-
-    def _control_may_have_failed(self) -> None:
-        self._trouble = True
-        self.revocations.distrust()
-
     def _dispatch(self, message: dict[str, Any]) -> None:
         if message.get("v") != FORMAT:
             return  # of another release; the log has what it announced
@@ -328,122 +311,3 @@ class Switchboard:
     async def send_to_group(self, group: str, message: dict[str, Any]) -> None:
         """Send a message of the hub's own to a group of the layer."""
         await bridge.unbridged(messenger.layer())(group, message)
-
-    # Housekeeping.
-
-    async def _housekeep(self) -> None:
-        renewed = 0.0
-        while True:
-            await asyncio.sleep(HOUSEKEEPING_SECONDS)
-            try:
-                for session in self.wheel.due():
-                    self._tick(session)
-                await self._renew_lease()
-                if self._trouble:
-                    self._trouble = False
-                    self.spawn(control.judge_everybody(self))
-                if self.loop.time() - renewed > conf.get("HUB_PRESENCE_TTL_SECONDS") / 3:
-                    renewed = self.loop.time()
-                    await presence.renew(self)
-            except LogUnavailable as error:
-                self._control_may_have_failed()
-                logger.warning("housekeeping: %s", error)
-            except Exception:
-                logger.exception("housekeeping failed")
-
-    def _tick(self, session: Session) -> None:
-        if session.closed_with is not None or session.id not in self.sessions:
-            return
-        expires_at = session.identity.expires_at
-        if not session.connected:
-            session.disconnect(codes.STALE)
-        elif session.awaiting_pong:
-            session.disconnect(codes.NO_PONG)
-        elif expires_at is not None and expires_at < time.time():
-            session.disconnect(codes.EXPIRED)
-        else:
-            self.wheel.add(session, self._ping(session))
-
-    def _ping(self, session: Session) -> float:
-        """Ping a session; returns in how many seconds it is looked at again."""
-        ping = session.encoding.ping
-        if ping is None:
-            session.transport.ping()
-            return float(conf.get("HUB_PING_SECONDS"))
-        session.send_frame(ping)
-        if not session.protocol.answers_pings:
-            return float(conf.get("HUB_PING_SECONDS"))
-        session.awaiting_pong = True
-        return float(conf.get("HUB_PONG_SECONDS"))
-
-    def answered_ping(self, session: Session) -> None:
-        """A session answered its ping, so that the next one is due an interval later."""
-        session.awaiting_pong = False
-        self.wheel.add(session, conf.get("HUB_PING_SECONDS"))
-
-    async def _renew_lease(self) -> None:
-        if not self.serving:
-            return
-        recounted, self._recounted = self._recounted, set()
-        node = Node(
-            id=self.node,
-            channel=self.channel,
-            name=f"{socket.gethostname()}:{os.getpid()}",
-            version=notifications.__version__,
-            started_at=self.started_at,
-            sessions=len(self.sessions),
-            users=len(self.sessions_of_user),
-            subscriptions=self.subscriptions,
-            live_topics=len(self.topics),
-            delivered=self.delivered,
-        )
-        try:
-            if not await registry().renew(node, {name: self._subscribers(name) for name in recounted}):
-                self._recounted.update(self.topics)
-        except BaseException:
-            self._recounted |= recounted  # to be told at the next attempt
-            raise
-
-    def _subscribers(self, name: str) -> int:
-        live = self.topics.get(name)
-        return 0 if live is None else sum(found.established for found in live.subscriptions())
-
-    async def _check_positions(self) -> None:
-        """Compare the position of every live topic with its log's now and then, and repair those that fell behind."""
-        while True:
-            await asyncio.sleep(conf.get("HUB_POSITION_CHECK_SECONDS"))
-            await self._compare_all()
-
-    async def _compare_all(self) -> None:
-        for kind in (Kind.WINDOW, Kind.DURABLE):  # each for itself: one log may be there when the other is not
-            live = [live for live in self.topics.values() if live.topic.retention.kind is kind]
-            try:
-                for start in range(0, len(live), COMPARED_AT_ONCE):
-                    await self._compare(live[start : start + COMPARED_AT_ONCE])
-            except LogUnavailable as error:
-                logger.warning("positions cannot be compared with the log: %s", error)
-            except Exception:
-                logger.exception("comparing positions failed")
-
-    async def _judge_regularly(self) -> None:
-        """Ask every session's permissions again now and then: not every change of rights is told to the hub."""
-        while True:
-            seconds = conf.get("HUB_RECHECK_SECONDS")
-            await asyncio.sleep(seconds)
-            try:
-                if self.revocations.in_use:
-                    await self.revocations.refresh()
-                await control.judge_everybody(self, seconds=seconds / 2)
-            except Exception:
-                logger.exception("judging the sessions failed")
-
-    async def _compare(self, live_topics: Iterable[LiveTopic]) -> None:
-        known = {live.topic.name: (live, live.position) for live in live_topics if live.position is not None}
-        if not known:
-            return
-        log = log_for(next(iter(known.values()))[0].topic.retention)
-        positions = await log.apositions([live.topic for live, _ in known.values()])
-        for name, (live, before) in known.items():
-            # Only what has not moved meanwhile is behind; otherwise the announcement is on its way.
-            if positions[name] != before and live.position == before:
-                live.repair()

@@ -281,7 +281,7 @@ async def test_channels_and_info_count_what_is_subscribed(api: httpx.AsyncClient
         await first.subscribe(topic)
     await second.subscribe("open:1")
     switchboard = await current_switchboard()
-    await switchboard._renew_lease()
+    await switchboard.housekeeping.renew_lease()
 
     assert await call(api, "channels") == {
         "result": {
