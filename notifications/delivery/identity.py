@@ -30,7 +30,7 @@ class Identity(msgspec.Struct, frozen=True):
     `user` is the user's id or "" for a visitor; `info` is what others may know; `login` names the Django session
     (a hash of its key) that a logout ends, and `auth_hash` is what a new password changes; `verified_at` is the Unix
     time at which the database said all this, 0 for the bearer of a token, and `login_until` the Unix time at which the
-    Django session ends if nobody uses it; `expires_at` is a Unix time or None;
+    Django session ends if nobody uses it, 0 where the database was not asked; `expires_at` is a Unix time or None;
     `topics` are those to which a token subscribes its bearer; `grants` are patterns of topics (with * and ?) that an
     API key may receive.
     """

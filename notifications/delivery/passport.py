@@ -20,8 +20,6 @@ from notifications.delivery.revocations import CREDENTIAL_SECONDS
 
 COOKIE_NAME = "hub_passport"
 _SALT = "notifications.delivery.passport"
-# How long after the database was asked a handshake may be answered.
-_JUST_NOW_SECONDS = 30
 _CLOCK_SECONDS = 60
 
 
@@ -60,7 +58,7 @@ def identity_of(cookies: Mapping[str, str], *, login: str) -> Identity | None:
 
 def set_cookie(identity: Identity) -> list[tuple[bytes, bytes]]:
     """The header that gives a browser its passport, if the database has just said who it is."""
-    if identity.verified_at < time.time() - _JUST_NOW_SECONDS:
+    if identity.login_until <= time.time():  # of a token, or of a passport, which does not prolong itself
         return []
     good_until = min(identity.verified_at + CREDENTIAL_SECONDS, identity.login_until)
     claims = _Claims(identity.user, identity.info, identity.login, identity.auth_hash, identity.verified_at, good_until)
