@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from notifications.delivery import codes, metrics
@@ -135,14 +136,21 @@ class LiveTopic:
             self._fan_out_waiting(event, exclude)
 
     def hand_out(self) -> None:
-        """Send the events of this turn to all who are ready: encoded once each, and joined for those who take that."""
-        if not self._turn:
-            return
-        events, self._turn = self._turn, []
+        """Send the events of this turn to all who are ready."""
+        if self._turn:
+            events, self._turn = self._turn, []
+            self._send(events, self.ready)
+
+    def _fan_out_to_others(self, event: EncodedEvent, exclude: str) -> None:
+        self.hand_out()
+        self._send([event], [session for session in self.ready if session.id != exclude])
+
+    def _send(self, events: Sequence[EncodedEvent], sessions: Collection[Session]) -> None:
+        """Send events to sessions: encoded once each, and joined for those who take that."""
         encoded: dict[Encoding, list[bytes]] = {}
         begun: list[Session] = []
         try:
-            for session in self.ready:
+            for session in sessions:
                 encoding = session.encoding
                 pieces = encoded.get(encoding)
                 if pieces is None:
@@ -156,18 +164,12 @@ class LiveTopic:
                 else:
                     for piece in pieces:
                         session.send_frame(piece)
+        except Exception:
+            logger.exception("events of %s could not be handed out", self.topic.name)
+            self.reset()
         finally:  # also when one encoding fails: who has frames and is not to be written would never be again
             self.switchboard.writer.sessions_later(begun)
-        self._count(len(events) * len(self.ready))
-
-    def _fan_out_to_others(self, event: EncodedEvent, exclude: str) -> None:
-        self.hand_out()
-        for session in self.ready:
-            if session.id != exclude:
-                session.send_frame(session.encoding.frame(event))
-        self._count(len(self.ready))
-
-    def _count(self, delivered: int) -> None:
+        delivered = len(events) * len(sessions)
         metrics.delivered_in(namespace_of(self.topic.name)).inc(delivered)
         self.switchboard.delivered += delivered
 

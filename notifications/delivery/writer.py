@@ -58,11 +58,7 @@ class Writer:
         """Give the sessions what the topics have for them in this turn."""
         topics, self._topics = self._topics, []
         for live in topics:
-            try:
-                live.hand_out()
-            except Exception:
-                logger.exception("events of %s could not be handed out", live.topic.name)
-                live.reset()
+            live.hand_out()
 
     def _write(self) -> None:
         # Still scheduled meanwhile: what handing out makes a session send belongs to this turn.

@@ -133,6 +133,17 @@ def pending_timers() -> int:
     return sum(not timer.cancelled() for timer in scheduled)
 
 
+async def test_an_event_that_somebody_does_not_get_is_encoded_once_as_well(switchboard: Switchboard) -> None:
+    protocol, transports = await subscribed(switchboard, 20)
+    excluded, *others = switchboard.topics["open:1"].ready
+
+    await apublish("open:1", "message", "not to its author", exclude=excluded.id)
+    await until(lambda: sum(bool(transport.writes) for transport in transports) == len(others))
+
+    assert protocol.encoded == 1
+    assert excluded.transport.writes == []  # type: ignore[attr-defined]
+
+
 async def test_idle_sessions_have_no_task_and_no_timer_of_their_own(switchboard: Switchboard) -> None:
     await subscribed(switchboard, 1)
     await asyncio.sleep(0)
