@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time as clock
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -17,6 +18,11 @@ from notifications.events.exceptions import EventTooLarge, InvalidEvent
 
 DEFAULT_TYPE = "message"
 MAX_TYPE_LENGTH = 120
+MAX_TAGS = 32
+MAX_TAG_KEY_LENGTH = 64
+MAX_TAG_LENGTH = 255
+#: Tags that the wire protocols write themselves.
+RESERVED_TAGS = frozenset({"type", "id"})
 
 
 class Cursor(msgspec.Struct, frozen=True):
@@ -31,15 +37,16 @@ class Sender(msgspec.Struct, frozen=True, omit_defaults=True):
 
     user: str = ""
     client: str = ""
-    info: dict[str, Any] | None = None
+    info: Any = None
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, eq=False, kw_only=True):
     """One immutable fact on a topic.
 
     `offset` is None until the log has given one (see `publish()`), and 0 on a topic that keeps nothing.
+    `tags` are what subscribers can filter by without a look into the data.
     Two events are equal when they say the same: topic, type, data and key. What the hub assigns (id, time,
-    offset, epoch) and who sent it are left out, so that a test can compare with an event it wrote itself.
+    offset, epoch), the tags and who sent it are left out, so that a test can compare with an event it wrote itself.
     """
 
     topic: str
@@ -49,6 +56,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, eq=False, kw_only=T
     time: datetime | None = None
     key: str | None = None
     sender: Sender | None = None
+    tags: dict[str, str] | None = None
     offset: int | None = None
     epoch: str = ""
 
@@ -85,6 +93,7 @@ class EncodedEvent(Event, frozen=True, omit_defaults=True, eq=False, kw_only=Tru
             time=self.time,
             key=self.key,
             sender=self.sender,
+            tags=self.tags,
             offset=self.offset,
             epoch=self.epoch,
         )
@@ -134,16 +143,25 @@ def encode_data(data: Any) -> msgspec.Raw:
 
 
 def new_event(
-    *, topic: str, type: str, data: Any, key: str | None = None, sender: Sender | None = None
+    *,
+    topic: str,
+    type: str,
+    data: Any,
+    key: str | None = None,
+    sender: Sender | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> EncodedEvent:
     """A new event with its id and time, its data encoded.
 
-    Raises InvalidEvent for a type that is empty, too long or not printable, and for data that is not JSON.
+    Raises InvalidEvent for a type that is empty, too long or not printable, for data that is not JSON, and for tags
+    that are not text, too many, too long or reserved.
     """
     if not isinstance(type, str) or not type or len(type) > MAX_TYPE_LENGTH or not type.isprintable():
         raise InvalidEvent(f"an event's type is 1 to {MAX_TYPE_LENGTH} printable characters, not {type!r}")
     if key is not None and (not isinstance(key, str) or not 0 < len(key) <= 255):
         raise InvalidEvent("an event's key is text of 1 to 255 characters")
+    if tags is not None:
+        tags = _checked_tags(tags)
     milliseconds = clock.time_ns() // 1_000_000
     return EncodedEvent(
         topic=topic,
@@ -153,7 +171,28 @@ def new_event(
         time=datetime.fromtimestamp(milliseconds / 1000, UTC),
         key=key,
         sender=sender,
+        tags=tags,
     )
+
+
+def _checked_tags(tags: Any) -> dict[str, str] | None:
+    """Tags as an event carries them: None when there are none. Raises InvalidEvent."""
+    if not isinstance(tags, Mapping):
+        raise InvalidEvent(f"an event's tags are an object of texts, not {tags!r}")
+    if len(tags) > MAX_TAGS:
+        raise InvalidEvent(f"an event has at most {MAX_TAGS} tags, not {len(tags)}")
+    for key, value in tags.items():
+        if not isinstance(key, str) or not 0 < len(key) <= MAX_TAG_KEY_LENGTH or not key.isprintable():
+            raise InvalidEvent(f"the name of a tag is 1 to {MAX_TAG_KEY_LENGTH} printable characters, not {key!r}")
+        if key in RESERVED_TAGS:
+            raise InvalidEvent(f"the tag {key!r} is the hub's own: subscribers find the event's {key} in it")
+        if not isinstance(value, str) or len(value) > MAX_TAG_LENGTH:
+            raise InvalidEvent(f"the tag {key!r} must be text of at most {MAX_TAG_LENGTH} characters")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidEvent(f"the tag {key!r} is no text: {error}") from error
+    return dict(tags) or None
 
 
 def encode(event: Event) -> str:

@@ -19,6 +19,10 @@ class EventTooLarge(InvalidEvent):
     """The event's data is larger than `HUB_MAX_DATA_BYTES`; nothing was written."""
 
 
+class NothingKept(HubError, ValueError):
+    """The topic keeps no events, so there is no history."""
+
+
 class LogUnavailable(HubError):
     """The log could not be reached, so the event was not published and may be published again."""
 

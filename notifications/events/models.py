@@ -22,10 +22,16 @@ class LogEpoch(models.Model):
 
 
 class TopicHead(models.Model):
-    """The offset of the newest event of a durable topic. Its row lock orders the numbering of events."""
+    """The offset of the newest event of a durable topic, and the last accepted version with its epoch.
+
+    Its row lock orders the numbering of events.
+    """
 
     topic = models.CharField(max_length=255, primary_key=True)
     offset = models.PositiveBigIntegerField(default=0)
+    # With defaults of the database, as the fields of StoredEvent: processes of the release before do not know them.
+    version = models.PositiveBigIntegerField(default=0, db_default=0)
+    version_epoch = models.CharField(max_length=255, blank=True, default="", db_default="")
 
     def __str__(self) -> str:
         return f"{self.topic} @ {self.offset}"
@@ -40,6 +46,8 @@ class StoredEvent(models.Model):
     time = models.DateTimeField(db_index=True)
     encoded = models.TextField()
     exclude = models.CharField(max_length=64, blank=True)
+    version = models.PositiveBigIntegerField(default=0, db_default=0)
+    version_epoch = models.CharField(max_length=255, blank=True, default="", db_default="")
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=["topic", "offset"], name="hub_events_topic_offset"),)

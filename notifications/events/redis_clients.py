@@ -140,4 +140,9 @@ def translated_errors() -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OSError, TimeoutError) as error:
-        raise LogUnavailable(f"Redis did not take the call: {error}") from error
+        raise translated_error(error) from error
+
+
+def translated_error(error: Exception) -> LogUnavailable:
+    """The LogUnavailable that says what Redis, or the way to it, raised."""
+    return LogUnavailable(f"Redis did not take the call: {error}")

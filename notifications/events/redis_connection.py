@@ -8,6 +8,7 @@ hiredis' parser: a reply costs a look at a queue. Addresses, TLS and credentials
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError, InvalidResponse, NoScriptError, ResponseError, TimeoutError
 
 from notifications.events import conf, loop_closing
+
+logger = logging.getLogger(__name__)
 
 INCOMPLETE = object()
 
@@ -71,6 +74,32 @@ class Call:
         """Give an error to whoever waits."""
         if self.answered is not None and not self.answered.done():
             self.answered.set_exception(error)
+
+
+class CallBack(Call):
+    """One command whose reply, or the error in its place, is given to a function as soon as it is there.
+
+    In the turn of the loop that reads it, without a future and whoever awaits that: for what is done many thousand
+    times a second.
+    """
+
+    __slots__ = ("_done",)
+
+    def __init__(self, done: Callable[[Any], None], *, since: float) -> None:
+        super().__init__(None, since=since)
+        self._done = done
+
+    def finish(self) -> None:
+        self._give(self.replies[0])
+
+    def fail(self, error: Exception) -> None:
+        self._give(error)
+
+    def _give(self, outcome: Any) -> None:
+        try:
+            self._done(outcome)
+        except Exception:  # it must not end the connection, on which others wait
+            logger.exception("a reply of Redis could not be handled")
 
 
 class RedisProtocol(asyncio.Protocol):
@@ -284,12 +313,19 @@ class RedisConnection:
             return nothing
         return self._submit(b"".join(commands), expected=len(commands), single=False)
 
+    def execute_soon(self, command: bytes, done: Callable[[Any], None]) -> None:
+        """Send a command, and call `done` with the reply, or with the exception that `execute()` would raise."""
+        self._send(command, CallBack(done, since=self._loop.time()))
+
     def _submit(self, data: bytes, *, expected: int, single: bool) -> asyncio.Future[Any]:
+        answered: asyncio.Future[Any] = self._loop.create_future()
+        self._send(data, Call(answered, expected=expected, single=single, since=self._loop.time()))
+        return answered
+
+    def _send(self, data: bytes, call: Call) -> None:
         loop = self._loop
         if asyncio.get_running_loop() is not loop:
             raise RuntimeError("a connection to Redis belongs to the event loop on which it was made")
-        answered: asyncio.Future[Any] = loop.create_future()
-        call = Call(answered, expected=expected, single=single, since=loop.time())
         if self._protocol is not None:
             self._protocol.submit(data, call)
         else:
@@ -297,7 +333,6 @@ class RedisConnection:
             if self._connecting is None:
                 self._connecting = loop.create_task(self._address.open(lambda: RedisProtocol(self._lost)))
                 self._connecting.add_done_callback(self._connected)
-        return answered
 
     def _connected(self, connecting: asyncio.Task[RedisProtocol]) -> None:
         if connecting is not self._connecting:  # closed meanwhile

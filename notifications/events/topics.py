@@ -7,7 +7,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 from django.apps import apps
@@ -47,16 +47,27 @@ class Topic:
     retention: ClassVar[Retention] = ephemeral()
     #: The type of events that clients publish, and of those published over HTTP without one.
     default_type: ClassVar[str] = DEFAULT_TYPE
-    #: Schema of `data` by event type: any type that msgspec can convert to. Types not named are not checked.
+    #: Schema of `data` by event type: any type that msgspec can convert to; and that of the types not named, or None
+    #: where these may have any data.
     schemas: ClassVar[Mapping[str, Any]] = {}
+    default_schema: ClassVar[Any] = None
     #: Whether subscribers are listed, and whether joining and leaving is told to the others.
     presence: ClassVar[bool] = False
     join_leave: ClassVar[bool] = False
+    #: Whether it is told also to clients of the Centrifuge protocol that did not ask to be told.
+    force_join_leave: ClassVar[bool] = False
     #: What every subscriber may do besides receiving, without asking again: "publish", "history", "presence".
     subscribers_may: ClassVar[frozenset[str]] = frozenset()
     #: Whether the permission methods, and `server_subscriptions()`, look at nothing of the user but `pk` and
     #: `is_authenticated`, and never block. They are then called on the event loop, and nobody waits for a query.
     asks_only_identity: ClassVar[bool] = False
+    #: What brings a subscriber up to date that was away: "stream", all that it missed; or "cache", the newest event,
+    #: if it does not have it.
+    recovery: ClassVar[Literal["stream", "cache"]] = "stream"
+    #: Whether subscribers that ask for it get, instead of `data`, what differs from the data before.
+    deltas: ClassVar[bool] = False
+    #: Whether subscribers may name the tags of the events that they want.
+    filterable: ClassVar[bool] = False
     #: A plain Channels group that mirrors the topic, formatted with the parts, and its handler's type.
     channels_group: ClassVar[str | None] = None
     channels_type: ClassVar[str] = "chat_message"
@@ -65,6 +76,11 @@ class Topic:
         super().__init_subclass__(**options)
         if "asks_only_identity" not in vars(cls) and _ASKED & vars(cls).keys():
             cls.asks_only_identity = False  # what a base class promised of its methods says nothing of others
+
+    @classmethod
+    def compiled(cls) -> tuple[re.Pattern[str], dict[str, Callable[[str], Any]]]:
+        """What `compile_pattern()` makes of the pattern: what names match, and the converter of each part."""
+        return compile_pattern(cls.pattern)
 
     def may_subscribe(self, user: Any, *args: Any, **parts: Any) -> bool:
         """Whether `user` (a Django user, maybe anonymous) may receive the topic's events."""
@@ -139,7 +155,7 @@ class ResolvedTopic(NamedTuple):
 
     def check_data(self, type: str, data: Any) -> None:
         """Raise InvalidEvent when `data` does not fit the schema declared for events of `type`."""
-        schema = self.declaration.schemas.get(type)
+        schema = self.declaration.schemas.get(type, self.declaration.default_schema)
         if schema is None:
             return
         try:
@@ -184,7 +200,7 @@ class TopicRegistry:
 
     def register(self, declaration: type[Topic]) -> type[Topic]:
         """Add a declaration; usable as a decorator. Raises ValueError when its pattern is not valid."""
-        expression, converters = compile_pattern(declaration.pattern)
+        expression, converters = declaration.compiled()
         if declaration.channels_group is not None:
             declaration.channels_group.format(**dict.fromkeys(converters, ""))
         self._declared.append(_Declared(declaration(), expression, converters))
@@ -268,9 +284,14 @@ def resolve(name: str) -> ResolvedTopic:
 
 
 def namespace_of(name: str) -> str:
-    """The namespace of a topic's name: what stands before the first colon, "#" for personal topics, or ""."""
-    if name.startswith("#"):
-        return "#"
+    """The namespace of a topic's name: what stands before the first colon, "#" for personal topics, or "".
+
+    A leading "$", which makes a topic private (see `configured`), is no part of it.
+    """
+    if name.startswith(("#", "$")):
+        if name[0] == "#":
+            return "#"
+        name = name[1:]
     namespace, colon, _ = name.partition(":")
     return namespace if colon else ""
 

@@ -14,6 +14,8 @@ from typing import IO, Any
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
 
+from notifications.delivery.registry import registry
+from notifications.delivery.roster import LiveSession
 from notifications.events import conf, counters, local, messenger
 from notifications.events.event import Cursor, decode
 from notifications.events.exceptions import HubError
@@ -39,10 +41,12 @@ class OwnerServer:
             "append": _append,
             "read": _read,
             "positions": _positions,
+            "remove": _remove,
             "send": _send,
             "group_send": _group_send,
             "count": counters.add,
             "totals": counters.totals,
+            "sessions": _sessions,
         }
 
     async def start(self) -> None:
@@ -142,9 +146,16 @@ class _Member:
             self._forwarding.cancel()
 
 
-def _append(event: str, idempotency_key: str | None, exclude: str | None) -> dict[str, Any]:
+def _append(
+    event: str,
+    idempotency_key: str | None,
+    exclude: str | None,
+    version: int = 0,
+    version_epoch: str = "",
+    keep: bool = True,
+) -> dict[str, Any]:
     decoded = decode(event, offset=0, epoch="")
-    draft = Draft(resolve(decoded.topic), decoded, idempotency_key, exclude)
+    draft = Draft(resolve(decoded.topic), decoded, idempotency_key, exclude, version, version_epoch, keep)
     appended, repeated = memory_log().append([draft])[0]
     answer: dict[str, Any] = {"offset": appended.offset, "epoch": appended.epoch, "repeated": repeated}
     if repeated:
@@ -160,6 +171,14 @@ def _read(topic: str, since: dict[str, Any] | None, limit: int | None, reverse: 
 def _positions(topics: list[str]) -> dict[str, dict[str, Any]]:
     positions = memory_log().positions([resolve(topic) for topic in topics])
     return {name: {"offset": cursor.offset, "epoch": cursor.epoch} for name, cursor in positions.items()}
+
+
+def _remove(topic: str) -> None:
+    memory_log().remove(resolve(topic))
+
+
+def _sessions(user: str | None) -> list[LiveSession]:
+    return registry().sessions(user)
 
 
 def _layer() -> InProcessChannelLayer:

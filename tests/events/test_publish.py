@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,11 +23,18 @@ from notifications.events import (
     publishes,
 )
 from notifications.events.event import Cursor, encode, new_id
-from notifications.events.exceptions import EventTooLarge, InEventLoop, InvalidEvent, LogUnavailable, UnknownTopic
+from notifications.events.exceptions import (
+    EventTooLarge,
+    InEventLoop,
+    InvalidEvent,
+    LogUnavailable,
+    NothingKept,
+    UnknownTopic,
+)
 from notifications.events.logs.database import current_epoch, relay
 from notifications.events.models import StoredEvent
 from notifications.events.selectors import history
-from notifications.events.services import apublish_encoded
+from notifications.events.services import apublish_encoded, aremove_history, remove_history
 from notifications.testing.plugin import PublishedEvents
 from tests.servers import free_port
 
@@ -158,6 +166,118 @@ def test_an_event_that_cannot_be_is_refused_before_anything_is_written(
         publish_many([Publication("ledger:1", "message", 1), Publication("ledger:1", type, data)])
 
     assert history("ledger:1")[0] == []
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"type": "x"}, "the hub's own"),
+        ({"id": "x"}, "the hub's own"),
+        ({"": "x"}, "1 to 64 printable"),
+        ({"a\nb": "x"}, "1 to 64 printable"),
+        ({"k" * 65: "x"}, "1 to 64 printable"),
+        ({7: "x"}, "1 to 64 printable"),
+        ({"a": 7}, "at most 255"),
+        ({"a": "x" * 256}, "at most 255"),
+        ({"a": "\ud800"}, "no text"),
+        ({str(number): "x" for number in range(33)}, "at most 32"),
+        (["a"], "an object"),
+    ],
+)
+def test_tags_that_cannot_be_are_refused(tags: Any, message: str) -> None:
+    with pytest.raises(InvalidEvent, match=message):
+        publish("open:1", "message", 1, tags=tags)
+
+    assert history("open:1")[0] == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_largest_tags_are_published() -> None:
+    tags = {f"{number:064}": "ü" * 255 for number in range(32)}
+
+    assert publish("open:1", "message", 1, tags=tags).tags == tags
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("topic", "version", "epoch", "message"),
+    [
+        ("fleeting:1", 1, "", "keeps no events"),
+        ("open:1", -1, "", "a whole number"),
+        ("open:1", 1.5, "", "a whole number"),
+        ("open:1", True, "", "a whole number"),
+        ("open:1", 2**63, "", "a whole number"),
+        ("open:1", 1, "x" * 256, "at most 255"),
+        ("open:1", 1, "a\0b", "printable"),
+    ],
+)
+def test_a_version_that_cannot_be_is_refused(topic: str, version: Any, epoch: str, message: str) -> None:
+    with pytest.raises(InvalidEvent, match=message):
+        publish(topic, "message", 1, version=version, version_epoch=epoch)
+
+    assert history(topic)[0] == []
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_version_of_a_transaction_is_judged_at_its_commit(topic: str, published: PublishedEvents) -> None:
+    with transaction.atomic():
+        publish_many(
+            [Publication(topic, "price", version, version=version, idempotency_key=f"{version}") for version in (2, 3)]
+        )
+        late = publish(topic, "price", "late", version=3)
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        publish(topic, "price", "never", version=9)
+        raise ZeroDivisionError
+    repeated = publish(topic, "price", 3, version=3, idempotency_key="3")
+
+    assert late.offset is None
+    assert repeated.offset == 2
+    assert [event.data for event in history(topic)[0]] == [2, 3]
+    assert [event.data for event in published] == [2, 3]
+    assert publish(topic, "price", 4, version=4).offset == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_version_whose_process_died_is_judged_by_the_relay() -> None:
+    publish("ledger:1", "price", "first", version=2)
+    StoredEvent.objects.create(
+        topic="ledger:1",
+        type="price",
+        time=datetime(2026, 1, 1, tzinfo=UTC),
+        encoded=encode(Event(topic="ledger:1", type="price", data="late")),
+        version=1,
+    )
+
+    assert relay() == 0
+
+    assert [event.data for event in history("ledger:1")[0]] == ["first"]
+    assert StoredEvent.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_removal_in_a_transaction_of_a_durable_topic_happens_with_its_commit() -> None:
+    publish("ledger:1", "message", 1)
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        remove_history(topic="ledger:1")
+        raise ZeroDivisionError
+    rolled_back, _ = history("ledger:1")
+    with transaction.atomic():
+        remove_history(topic="ledger:1")
+        publish("ledger:1", "message", 2)
+
+    assert [event.data for event in rolled_back] == [1]
+    assert [(event.data, event.offset) for event in history("ledger:1")[0]] == [(2, 2)]
+
+
+async def test_there_is_no_history_to_remove_where_nothing_is_kept() -> None:
+    with pytest.raises(NothingKept, match="fleeting:1"):
+        await aremove_history(topic="fleeting:1")
+    with pytest.raises(UnknownTopic):
+        await aremove_history(topic="nobody:declared")
+    with pytest.raises(InEventLoop, match="await aremove_history"):
+        remove_history(topic="open:1")
 
 
 @pytest.mark.django_db(transaction=True)

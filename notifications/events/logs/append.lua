@@ -1,6 +1,7 @@
 -- Appends one event to a topic and announces it, as one step: no other append can come between the two.
 --
--- KEYS[1]  position of the topic, a hash: e = epoch, o = offset of the newest event
+-- KEYS[1]  position of the topic, a hash: e = epoch, o = offset of the newest event, v and ve = the last accepted
+--          version and its epoch
 -- KEYS[2]  kept events, a stream whose ids are the offsets
 -- KEYS[3]  what an idempotency key did before, a string
 -- KEYS[4]  totals of the hub, a hash
@@ -16,8 +17,11 @@
 -- ARGV[10] version of the message format
 -- ARGV[11] the Redis channel of the plain group that mirrors the topic, or empty
 -- ARGV[12] the packed message for it
+-- ARGV[13] the version; 0 when there is none
+-- ARGV[14] the epoch of the version
 --
--- Returns {offset, epoch, the encoded event of the first use of the key, or false}.
+-- Returns {offset, epoch, first}: first is false when the event was appended, the encoded event of the first use of
+-- the key, or empty when the version was not above the last one.
 
 local remember = tonumber(ARGV[5])
 if remember > 0 then
@@ -36,6 +40,14 @@ if size > 0 then
     epoch = ARGV[6]
     redis.call('HSET', KEYS[1], 'e', epoch)
   end
+  if ARGV[13] ~= '0' then
+    local last = redis.call('HMGET', KEYS[1], 'v', 've', 'o')
+    -- Compared as text, because Lua's numbers are exact to 53 bits only.
+    if last[1] and last[2] == ARGV[14]
+      and (#last[1] > #ARGV[13] or (#last[1] == #ARGV[13] and last[1] >= ARGV[13])) then
+      return {tonumber(last[3]), epoch, ''}
+    end
+  end
   offset = redis.call('HINCRBY', KEYS[1], 'o', 1)
   redis.call('EXPIRE', KEYS[1], ARGV[4])
   if offset == 1 then
@@ -44,6 +56,9 @@ if size > 0 then
   end
   redis.call('XADD', KEYS[2], 'MAXLEN', size, offset .. '-0', 'v', ARGV[1])
   redis.call('EXPIRE', KEYS[2], ARGV[3])
+  if ARGV[13] ~= '0' then
+    redis.call('HSET', KEYS[1], 'v', ARGV[13], 've', ARGV[14])
+  end
 end
 
 redis.call('HINCRBY', KEYS[4], 'published', 1)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from notifications.events.event import Cursor, EncodedEvent, encode
+from notifications.events.exceptions import LogUnavailable
 from notifications.events.topics import ResolvedTopic
 
 
 class Draft(NamedTuple):
     """An event on its way into a log.
 
-    `exclude` is the id of a client that must not get its own event back.
+    `exclude` is the id of a client that must not get its own event back. A `version` above 0 drops the event when
+    its topic has accepted that version, or a later one, of the same `version_epoch`. Without `keep` the event is for
+    those alone who are connected, also on a topic that keeps its events.
     """
 
     topic: ResolvedTopic
     event: EncodedEvent
     idempotency_key: str | None = None
     exclude: str | None = None
+    version: int = 0
+    version_epoch: str = ""
+    keep: bool = True
 
     @property
     def encoded(self) -> str:
@@ -26,7 +33,7 @@ class Draft(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """An event at its position; `repeated` when its idempotency key was known and nothing was appended."""
+    """An event at its position; `repeated` when its idempotency key or version was known and nothing was appended."""
 
     event: EncodedEvent
     repeated: bool = False
@@ -48,6 +55,19 @@ class Page(NamedTuple):
         return offsets == list(range(since.offset + 1, (self.position.offset or 0) + 1))
 
 
+#: Is called with an event at its position, or with the exception because of which it has none.
+Done = Callable[[Appended | Exception], None]
+
+
+def _outcome(ended: asyncio.Task[list[Appended]]) -> Appended | Exception:
+    if ended.cancelled():
+        return LogUnavailable("the event loop ends")
+    error = ended.exception()
+    if error is None:
+        return ended.result()[0]
+    return error if isinstance(error, Exception) else LogUnavailable(repr(error))
+
+
 class Log(Protocol):
     """Keeps events by topic and gives them offsets 1, 2, 3 … within an epoch.
 
@@ -60,11 +80,20 @@ class Log(Protocol):
 
         Events on topics that keep nothing are announced with offset 0. An idempotency key that was used on the
         topic within `HUB_IDEMPOTENCY_SECONDS` appends nothing and returns the event of its first use, without
-        its data.
+        its data. A version that is not above the topic's last one appends nothing and returns the draft's event at
+        the topic's position.
         """
         ...
 
     async def aappend(self, drafts: Sequence[Draft]) -> list[Appended]: ...
+
+    def append_soon(self, draft: Draft, done: Done) -> None:
+        """Append one event from an event loop, and call `done` there with what `aappend()` returns or raises for it.
+
+        Nobody awaits, so a log that can does it without a task.
+        """
+        task = asyncio.get_running_loop().create_task(self.aappend([draft]))
+        task.add_done_callback(lambda ended: done(_outcome(ended)))
 
     def read(self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False) -> Page:
         """Kept events in order of their offsets: those after `since`, or from the oldest.
@@ -83,6 +112,12 @@ class Log(Protocol):
         ...
 
     async def apositions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]: ...
+
+    def remove(self, topic: ResolvedTopic) -> None:
+        """Delete the kept events of a topic. Offset and epoch go on, so whoever missed some of them is told so."""
+        ...
+
+    async def aremove(self, topic: ResolvedTopic) -> None: ...
 
     async def aopen(self, topics: Sequence[ResolvedTopic]) -> dict[str, Cursor]:
         """The positions of kept topics by name, in one go, with an epoch begun wherever there was none.

@@ -21,7 +21,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from notifications.events import conf, counters, messenger
-from notifications.events.event import Cursor, EncodedEvent, decode
+from notifications.events.event import Cursor, EncodedEvent, at_position, decode
 from notifications.events.exceptions import LogUnavailable, UnknownTopic
 from notifications.events.logs.base import Appended, Draft, Log, Page
 from notifications.events.messages import event_message
@@ -48,21 +48,37 @@ class Staged(NamedTuple):
 
 
 class NumberAfterCommit:
-    """The `on_commit` callback that numbers and announces what a transaction staged on some topics."""
+    """The `on_commit` callback that numbers and announces what a transaction staged on some topics.
 
-    def __init__(self, drafts: Sequence[Draft]) -> None:
-        self.drafts = drafts
+    `staged` are the primary keys of the rows, each with its draft. `numbered` becomes their events by these keys, and
+    `dropped` the keys of rows whose version was not above the topic's last one.
+    """
+
+    def __init__(self, staged: Sequence[tuple[int, Draft]]) -> None:
+        self.staged = staged
         self.numbered: dict[int, EncodedEvent] = {}
+        self.dropped: set[int] = set()
+
+    @property
+    def drafts(self) -> list[Draft]:
+        return [draft for _, draft in self.staged]
 
     def __call__(self) -> None:
         for name in dict.fromkeys(draft.topic.name for draft in self.drafts):
             self.numbered.update(number_and_announce(name))
-        for draft in self.drafts:
-            recorded(draft.event)
+        # Whoever numbers a row drops it: that may have been another publisher, together with its own rows.
+        versioned = {pk for pk, draft in self.staged if draft.version and pk not in self.numbered}
+        if versioned:
+            self.dropped = versioned.difference(
+                StoredEvent.objects.filter(pk__in=versioned).values_list("pk", flat=True)
+            )
+        for pk, draft in self.staged:
+            if pk not in self.dropped:
+                recorded(draft.event)
 
-    def complete(self, rows: Sequence[int]) -> None:
+    def complete(self) -> None:
         """Fill in those of the rows that another publisher numbered together with its own."""
-        missing = [row for row in rows if row not in self.numbered]
+        missing = [pk for pk, _ in self.staged if pk not in self.numbered and pk not in self.dropped]
         if missing:
             epoch = current_epoch()
             for row in StoredEvent.objects.filter(pk__in=missing, offset__isnull=False):
@@ -91,18 +107,22 @@ class DatabaseLog(Log):
         using = database()
         with translated_errors(), transaction.atomic(using=using):
             staged = self._stage(drafts)
-            fresh = [draft for draft, (_, repeated) in zip(drafts, staged, strict=True) if not repeated]
-            numbering = NumberAfterCommit(fresh)
+            numbering = NumberAfterCommit(
+                [(row.pk, draft) for draft, (row, repeated) in zip(drafts, staged, strict=True) if not repeated]
+            )
             # Robust, because the rows are committed: a failure here is the relay's to mend, not the caller's.
             transaction.on_commit(numbering, using=using, robust=True)
         if not transaction.get_connection(using).in_atomic_block:
             with translated_errors():
-                numbering.complete([row.pk for row, repeated in staged if not repeated])
+                numbering.complete()
         appended = []
         for draft, (row, repeated) in zip(drafts, staged, strict=True):
             event = numbering.numbered.get(row.pk, draft.event)
             if repeated:
                 event = decode(row.encoded, offset=row.offset or 0, epoch=current_epoch())
+            elif row.pk in numbering.dropped:
+                position = self.positions([draft.topic])[draft.topic.name]
+                event, repeated = at_position(event, offset=position.offset, epoch=position.epoch), True
             appended.append(Appended(event, repeated))
         return appended
 
@@ -177,6 +197,14 @@ class DatabaseLog(Log):
             epoch = current_epoch()
         return {name: Cursor(offsets.get(name, 0), epoch) for name in names}
 
+    def remove(self, topic: ResolvedTopic) -> None:
+        # Idempotency keys go with their events. What waits for its offset is not there yet for anybody.
+        with translated_errors():
+            StoredEvent.objects.filter(topic=topic.name, offset__isnull=False).delete()
+
+    async def aremove(self, topic: ResolvedTopic) -> None:
+        await in_log_thread(self.remove, topic)
+
 
 def _row(draft: Draft) -> StoredEvent:
     return StoredEvent(
@@ -185,6 +213,8 @@ def _row(draft: Draft) -> StoredEvent:
         time=draft.event.time or timezone.now(),
         encoded=draft.encoded,
         exclude=draft.exclude or "",
+        version=draft.version,
+        version_epoch=draft.version_epoch,
     )
 
 
@@ -209,7 +239,8 @@ _silent_until: dict[str, float] = {}  # by the Redis that did not answer
 def number_and_announce(name: str) -> dict[int, EncodedEvent]:
     """Give offsets to the committed events of a topic that have none, and announce them.
 
-    Returns the events by the primary key of their row.
+    Those whose version is not above the topic's last one are deleted instead. Returns the others by the primary key
+    of their row.
     """
     try:
         topic = resolve(name)
@@ -253,22 +284,31 @@ def _number_once(name: str) -> list[NumberedRow]:
         pending = list(
             StoredEvent.objects.filter(topic=name, offset__isnull=True)
             .order_by("pk")
-            .values_list("pk", "encoded", "exclude")
+            .values_list("pk", "encoded", "exclude", "version", "version_epoch")
         )
         if not pending:
             return []
-        epoch = current_epoch()
-        rows = [
-            NumberedRow(pk, head.offset + position, epoch, encoded, exclude)
-            for position, (pk, encoded, exclude) in enumerate(pending, start=1)
-        ]
+        epoch, dropped = current_epoch(), []
+        rows: list[NumberedRow] = []
+        last_version = head.version, head.version_epoch
+        for pk, encoded, exclude, version, version_epoch in pending:
+            if version:
+                if version <= last_version[0] and version_epoch == last_version[1]:
+                    dropped.append(pk)
+                    continue
+                last_version = version, version_epoch
+            rows.append(NumberedRow(pk, head.offset + len(rows) + 1, epoch, encoded, exclude))
+        if dropped:
+            StoredEvent.objects.filter(pk__in=dropped).delete()
         if len(rows) == 1:
             StoredEvent.objects.filter(pk=rows[0].pk).update(offset=rows[0].offset)
         else:
             StoredEvent.objects.bulk_update(
                 [StoredEvent(pk=row.pk, offset=row.offset) for row in rows], ["offset"], batch_size=200
             )
-        TopicHead.objects.filter(pk=name).update(offset=F("offset") + len(rows))
+        TopicHead.objects.filter(pk=name).update(
+            offset=F("offset") + len(rows), version=last_version[0], version_epoch=last_version[1]
+        )
     return rows
 
 

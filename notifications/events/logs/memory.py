@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 
 from notifications.events import conf, counters, messenger
 from notifications.events.event import Cursor, EncodedEvent, at_position
-from notifications.events.logs.base import Appended, Draft, Log, Page
+from notifications.events.exceptions import LogUnavailable
+from notifications.events.logs.base import Appended, Done, Draft, Log, Page
 from notifications.events.messages import event_message
 from notifications.events.retention import Retention
 from notifications.events.topics import ResolvedTopic
@@ -19,7 +20,7 @@ from notifications.events.topics import ResolvedTopic
 class _Stream:
     """The kept events of one topic."""
 
-    __slots__ = ("epoch", "events", "offset", "retention", "touched")
+    __slots__ = ("epoch", "events", "offset", "retention", "touched", "version", "version_epoch")
 
     def __init__(self, retention: Retention) -> None:
         self.retention = retention
@@ -27,6 +28,8 @@ class _Stream:
         self.offset = 0
         self.events: deque[EncodedEvent] = deque()
         self.touched = time.monotonic()
+        self.version = 0
+        self.version_epoch = ""
 
 
 class MemoryLog(Log):
@@ -45,6 +48,13 @@ class MemoryLog(Log):
     async def aappend(self, drafts: Sequence[Draft]) -> list[Appended]:
         return self.append(drafts)
 
+    def append_soon(self, draft: Draft, done: Done) -> None:
+        try:
+            outcome: Appended | Exception = self._append(draft)
+        except LogUnavailable as error:  # of a channel layer that is not in memory
+            outcome = error
+        done(outcome)
+
     def _append(self, draft: Draft) -> Appended:
         topic, now = draft.topic, time.monotonic()
         with self._lock:
@@ -53,8 +63,12 @@ class MemoryLog(Log):
             if known is not None:
                 return Appended(known, repeated=True)
             event = draft.event
-            if topic.retention.kept:
+            if topic.retention.kept and draft.keep:
                 stream = self._stream(topic)
+                if draft.version:
+                    if draft.version <= stream.version and draft.version_epoch == stream.version_epoch:
+                        return Appended(at_position(event, offset=stream.offset, epoch=stream.epoch), repeated=True)
+                    stream.version, stream.version_epoch = draft.version, draft.version_epoch
                 stream.offset += 1
                 stream.touched = now
                 event = at_position(event, offset=stream.offset, epoch=stream.epoch)
@@ -125,6 +139,13 @@ class MemoryLog(Log):
         with self._lock:
             streams = {topic.name: self._stream(topic) for topic in topics}
             return {name: Cursor(stream.offset, stream.epoch) for name, stream in streams.items()}
+
+    def remove(self, topic: ResolvedTopic) -> None:
+        with self._lock:
+            self._stream(topic).events.clear()
+
+    async def aremove(self, topic: ResolvedTopic) -> None:
+        self.remove(topic)
 
 
 def _age(event: EncodedEvent) -> float:

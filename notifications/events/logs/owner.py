@@ -23,6 +23,9 @@ class OwnerLog(Log):
                 event=draft.encoded,
                 idempotency_key=draft.idempotency_key,
                 exclude=draft.exclude,
+                keep=draft.keep,
+                version=draft.version,
+                version_epoch=draft.version_epoch,
             )
             event = at_position(draft.event, offset=answer["offset"], epoch=answer["epoch"])
             if answer["repeated"]:
@@ -56,6 +59,12 @@ class OwnerLog(Log):
 
     async def apositions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
         return await asyncio.to_thread(self.positions, list(topics))
+
+    def remove(self, topic: ResolvedTopic) -> None:
+        local.owner.call("remove", topic=topic.name)
+
+    async def aremove(self, topic: ResolvedTopic) -> None:
+        await asyncio.to_thread(self.remove, topic)
 
 
 def page_answer(page: Page) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from redis.exceptions import NoScriptError
 
 from notifications.events import conf, counters, messenger
 from notifications.events.event import Cursor, at_position, decode, encode_bytes
-from notifications.events.logs.base import Appended, Draft, Log, Page
+from notifications.events.logs.base import Appended, Done, Draft, Log, Page
 from notifications.events.messages import FORMAT, event_message, group_of
-from notifications.events.redis_clients import KeptConnections, sync_client, translated_errors
+from notifications.events.redis_clients import KeptConnections, sync_client, translated_error, translated_errors
 from notifications.events.redis_connection import RedisConnection, command, connection
 from notifications.events.topics import ResolvedTopic
 
@@ -51,7 +51,7 @@ class _AppendParts(NamedTuple):
     after_epoch: bytes
 
 
-# Packing nineteen words for each event is what an append costs its caller most: all but two of them are the topic's.
+# Packing twenty-one words for each event is what an append costs its caller most: all but two of them are the topic's.
 @functools.lru_cache(maxsize=8_192)
 def _append_parts(
     topic: str,
@@ -63,7 +63,7 @@ def _append_parts(
 ) -> _AppendParts:
     key, key_ttl = ("", 0) if idempotency is None else idempotency
     return _AppendParts(
-        b"*19\r\n"
+        b"*21\r\n"
         + _bulk("EVALSHA", _APPEND_HASH, 4, _position_key(topic), _events_key(topic))
         # With the length, because topics and keys may both have colons.
         + _bulk(f"hub:idempotency:{len(topic)}:{topic}:{key}", counters.REDIS_KEY),
@@ -72,7 +72,8 @@ def _append_parts(
     )
 
 
-_NEITHER_EXCLUDED_NOR_MIRRORED = _bulk("", FORMAT, "", "")
+# Of an event that is neither excluded from a client, nor mirrored, nor versioned.
+_PLAIN = _bulk("", FORMAT, "", "", 0, "")
 
 
 class RedisLog(Log):
@@ -108,6 +109,21 @@ class RedisLog(Log):
         # Whoever is cancelled has appended all the same, and what is appended is announced.
         return await asyncio.shield(asyncio.create_task(self._aappend(drafts, announces=False)))
 
+    def append_soon(self, draft: Draft, done: Done) -> None:
+        if not self._announces():
+            super().append_soon(draft, done)
+            return
+
+        def replied(reply: Any) -> None:
+            if isinstance(reply, NoScriptError):  # Redis was told to forget its scripts, and has done nothing
+                Log.append_soon(self, draft, done)
+            elif isinstance(reply, Exception):
+                done(translated_error(reply))
+            else:
+                done(self._finish([draft], [reply], announces=True)[0])
+
+        _connection().execute_soon(self._append_command(draft, announces=True), replied)
+
     async def _aappend(self, drafts: Sequence[Draft], *, announces: bool) -> list[Appended]:
         # One write per turn of the loop and no waiting for what is on its way: one connection keeps the order.
         commands = [self._append_command(draft, announces) for draft in drafts]
@@ -127,7 +143,7 @@ class RedisLog(Log):
         # Past the cache where there is a key, because that is another one each time.
         parts = (_append_parts if key is None else _append_parts.__wrapped__)(
             topic.name,
-            retention.size or 0 if retention.kept else 0,
+            retention.size or 0 if retention.kept and draft.keep else 0,
             retention.seconds or 0,
             conf.get("HUB_POSITION_TTL_SECONDS"),
             group_prefix,
@@ -136,10 +152,10 @@ class RedisLog(Log):
         mirror_channel, mirror = "", b""
         if announces and (message := messenger.mirror_message(topic, event)) is not None:
             mirror_channel, mirror = f"{group_prefix}{topic.mirror_group}", messenger.layer().serialize(message)
-        if mirror or draft.exclude:
-            rest = _bulk(draft.exclude or "", FORMAT, mirror_channel, mirror)
+        if mirror or draft.exclude or draft.version:
+            rest = _bulk(draft.exclude or "", FORMAT, mirror_channel, mirror, draft.version, draft.version_epoch)
         else:
-            rest = _NEITHER_EXCLUDED_NOR_MIRRORED
+            rest = _PLAIN
         encoded = encode_bytes(event)
         # An epoch is as random as an id, and the end of a new id is 32 random bits that nothing else has.
         epoch = event.id[-8:].encode()
@@ -161,6 +177,9 @@ class RedisLog(Log):
                 appended.append(Appended(decode(first, offset=offset, epoch=epoch.decode()), repeated=True))
                 continue
             event = at_position(draft.event, offset=offset, epoch=epoch.decode())
+            if first is not None:  # its version was known
+                appended.append(Appended(event, repeated=True))
+                continue
             if not announces:
                 messenger.announce(draft.topic, event, event_message(event, draft.encoded, draft.exclude))
             appended.append(Appended(event))
@@ -226,6 +245,14 @@ class RedisLog(Log):
             )
             _raise_refusals(answers)
         return _cursors(names, answers)
+
+    def remove(self, topic: ResolvedTopic) -> None:
+        with translated_errors():
+            sync_client().delete(_events_key(topic.name))
+
+    async def aremove(self, topic: ResolvedTopic) -> None:
+        with translated_errors():
+            _raise_refusals(await _connection().execute_many([command("DEL", _events_key(topic.name))]))
 
     async def aopen(self, topics: Sequence[ResolvedTopic]) -> dict[str, Cursor]:
         answers = await _evaluated(_READ, [self._read_command(topic, None, 0, False) for topic in topics])
