@@ -15,4 +15,4 @@ RUN HUB_DATA=/tmp/hub python -m hub collectstatic --no-input && rm -rf /tmp/hub
 USER hub
 WORKDIR /data
 EXPOSE 8000
-CMD ["uvicorn", "hub.asgi:application", "--host", "0.0.0.0", "--port", "8000", "--ws", "notifications.server.websocket:HubWebSocketProtocol", "--timeout-graceful-shutdown", "10", "--no-access-log"]
+CMD ["uvicorn", "hub.asgi:application", "--host", "0.0.0.0", "--port", "8000", "--ws", "notifications.server.websocket:HubWebSocketProtocol", "--timeout-graceful-shutdown", "10", "--no-access-log", "--no-proxy-headers"]

@@ -9,6 +9,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 
+from notifications.audit import origin
 from notifications.events import publish, publishes
 from notifications.events.exceptions import HubError
 
@@ -28,17 +29,17 @@ def bind() -> None:
 
 
 def _logged_in(request: Any, user: Any, **_: Any) -> None:
-    _tell("user.logged_in", {"username": user.get_username(), "address": _address(request)})
+    _tell("user.logged_in", {"username": user.get_username(), "address": origin.current().address})
 
 
 def _logged_out(request: Any, user: Any, **_: Any) -> None:
     if user is not None:  # somebody pressed the button on a page of an ended session
-        _tell("user.logged_out", {"username": user.get_username(), "address": _address(request)})
+        _tell("user.logged_out", {"username": user.get_username(), "address": origin.current().address})
 
 
 def _login_failed(credentials: dict[str, Any], request: Any = None, **_: Any) -> None:
     username = str(credentials.get("username", ""))[:150]
-    _tell("user.login_failed", {"username": username, "address": _address(request)})
+    _tell("user.login_failed", {"username": username, "address": origin.current().address})
 
 
 def _tell(type: str, data: dict[str, Any]) -> None:
@@ -48,5 +49,3 @@ def _tell(type: str, data: dict[str, Any]) -> None:
         logger.exception("%s was not published", type)
 
 
-def _address(request: Any) -> str | None:
-    return None if request is None else request.META.get("REMOTE_ADDR")

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils import timezone
+
+
+def is_link(text: str) -> bool:
+    """Whether the text is a web address that may become a link: http(s), with a host."""
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc) and text.isprintable()
+
+
+def validate_link(text: str) -> None:
+    """Raise ValidationError for what may not become a link."""
+    if not is_link(text):
+        raise ValidationError("A link begins with http:// or https://.")
 
 
 class Alert(models.Model):
@@ -41,8 +59,8 @@ class Alert(models.Model):
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
     acknowledged_at = models.DateTimeField(null=True, blank=True)
-    runbook_url = models.TextField("runbook", blank=True)
-    source_url = models.TextField("source link", blank=True)
+    runbook_url = models.TextField("runbook", blank=True, validators=[validate_link])
+    source_url = models.TextField("source link", blank=True, validators=[validate_link])
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=["source", "fingerprint"], name="hub_alerts_source_fingerprint"),)

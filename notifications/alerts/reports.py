@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from notifications.alerts import topics
-from notifications.alerts.models import Alert
+from notifications.alerts.models import Alert, is_link
 from notifications.events.text import storable
 
 #: A report of a resolved alert's own firing that comes within this time is a late copy; a later one means that it
@@ -166,11 +165,7 @@ def fingerprint_of(fingerprint: str | None, *, name: str, labels: Mapping[str, s
 def link_of(address: Any) -> str:
     """A web address that may become a link, or "" for anything that is not http(s)."""
     text = clean_text(address)
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return ""
-    return text if parts.scheme in ("http", "https") and parts.netloc and text.isprintable() else ""
+    return text if is_link(text) else ""
 
 
 def moment_of(value: datetime | None) -> datetime | None:

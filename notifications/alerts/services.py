@@ -24,6 +24,7 @@ from notifications.alerts.reports import (
     severity_of,
 )
 from notifications.alerts.selectors import alert_state
+from notifications.audit.services import record
 from notifications.events import Publication, conf, publish_many
 from notifications.events.event import Sender
 from notifications.events.topics import sender_of
@@ -156,7 +157,12 @@ def acknowledge(*, alert: Alert, user: Any) -> Alert:
             locked.acknowledged_at = timezone.now()
             locked.save(update_fields=["acknowledged_by", "acknowledged_at"])
             publish_many([_publication(topics.ACKNOWLEDGED, locked, sender=sender_of(user))])
+            record(action=topics.ACKNOWLEDGED, subject=str(locked), actor=user, details=_audited(locked))
     return locked
+
+
+def _audited(alert: Alert) -> dict[str, Any]:
+    return {"id": alert.pk, "source": alert.source, "fingerprint": alert.fingerprint, "starts_at": alert.starts_at}
 
 
 def _publication(event_type: str, alert: Alert, *, sender: Sender | None = None) -> Publication:

@@ -16,12 +16,14 @@ from django.utils import timezone
 from notifications.api.models import ApiKey
 from notifications.api.patterns import checked_patterns
 from notifications.api.selectors import hash_of, login_of_hash
+from notifications.audit.services import record
 from notifications.delivery import control
 from notifications.delivery.codes import FORCE_RECONNECT, INVALID_TOKEN, Code
 from notifications.events.exceptions import HubError
 
 logger = logging.getLogger(__name__)
 
+PREFIX_LENGTH = 8
 USE_NOTED_EVERY = timedelta(minutes=1)
 
 # Letters and digits only, so that a double click selects the whole key.
@@ -38,7 +40,7 @@ def create_api_key(*, name: str, patterns: Iterable[str], created_by: Any = None
     Returns the row and the key's text, which is not stored and cannot be had again. Raises ValidationError when
     the name is empty or too long, or a pattern is not valid.
     """
-    prefix = _random_text(8)
+    prefix = _random_text(PREFIX_LENGTH)
     text = f"hub_{prefix}_{_random_text(40)}"
     key = ApiKey(
         name=name.strip(),
@@ -48,7 +50,9 @@ def create_api_key(*, name: str, patterns: Iterable[str], created_by: Any = None
         created_by=created_by,
     )
     key.full_clean()
-    key.save()
+    with transaction.atomic():
+        key.save()
+        record(action="api_key.created", subject=str(key), actor=created_by, details=_rights(key))
     return key, text
 
 
@@ -57,8 +61,12 @@ def change_api_key(*, key: ApiKey, name: str, patterns: Iterable[str]) -> None:
     key.name = name.strip()
     key.patterns = "\n".join(checked_patterns(patterns))
     key.full_clean()
-    key.save(update_fields=["name", "patterns"])
-    _close_streams(key, FORCE_RECONNECT)
+    with transaction.atomic():
+        before = _rights(ApiKey.objects.select_for_update().get(pk=key.pk))
+        key.save(update_fields=["name", "patterns"])
+        if _rights(key) != before:
+            record(action="api_key.changed", subject=str(key), details={**_rights(key), "before": before})
+        _close_streams(key, FORCE_RECONNECT)
 
 
 def revoke_api_key(*, key: ApiKey) -> None:
@@ -66,9 +74,15 @@ def revoke_api_key(*, key: ApiKey) -> None:
 
     A key that was revoked before keeps the time of it.
     """
-    key.revoked_at = key.revoked_at or timezone.now()
-    key.save(update_fields=["revoked_at"])
-    _close_streams(key, INVALID_TOKEN)
+    with transaction.atomic():
+        if ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now()):
+            record(action="api_key.revoked", subject=str(key), details=_rights(key))
+        key.refresh_from_db(fields=["revoked_at"])
+        _close_streams(key, INVALID_TOKEN)
+
+
+def _rights(key: ApiKey) -> dict[str, Any]:
+    return {"name": key.name, "topics": key.patterns.splitlines()}
 
 
 def note_use(*, key: ApiKey) -> None:

@@ -8,6 +8,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
+from notifications.audit.services import record
 from notifications.broadcasts import topics
 from notifications.broadcasts.models import Broadcast, Receipt
 from notifications.broadcasts.selectors import banner_state
@@ -25,6 +26,7 @@ def save_broadcast(*, broadcast: Broadcast, by: Any) -> Broadcast:
         shown = banner_state(before) if before and before.status == Broadcast.Status.PUBLISHED else None
         if shown is not None and banner_state(broadcast) != shown:
             _announce(broadcast)
+            record(action="broadcast.changed", subject=str(broadcast), actor=by, details=_audited(broadcast))
     return broadcast
 
 
@@ -44,11 +46,15 @@ def publish_broadcast(*, broadcast: Broadcast, by: Any) -> Broadcast:
         broadcast.retracted_at = None
         broadcast.save(update_fields=["status", "published_at", "retracted_at"])
         _announce(broadcast)
+        record(action=topics.PUBLISHED, subject=str(broadcast), actor=by, details=_audited(broadcast))
     return broadcast
 
 
-def retract_broadcast(*, broadcast: Broadcast) -> Broadcast:
-    """Take a published broadcast off all pages; one that is not published is left as it is."""
+def retract_broadcast(*, broadcast: Broadcast, by: Any = None) -> Broadcast:
+    """Take a published broadcast off all pages; one that is not published is left as it is.
+
+    Without `by` it is the user of the present request who did it.
+    """
     with transaction.atomic():
         stored = Broadcast.objects.select_for_update().get(pk=broadcast.pk)
         if stored.status == Broadcast.Status.PUBLISHED:
@@ -56,6 +62,7 @@ def retract_broadcast(*, broadcast: Broadcast) -> Broadcast:
             stored.retracted_at = timezone.now()
             stored.save(update_fields=["status", "retracted_at"])
             _withdraw(stored)
+            record(action=topics.RETRACTED, subject=str(stored), actor=by, details=_audited(stored))
     broadcast.status, broadcast.retracted_at = stored.status, stored.retracted_at
     return broadcast
 
@@ -79,6 +86,7 @@ def broadcast_deleted(instance: Broadcast, **_: Any) -> None:
     """Take a broadcast off open pages when its row is about to be deleted."""
     if instance.status == Broadcast.Status.PUBLISHED:
         _withdraw(instance)
+        record(action="broadcast.deleted", subject=str(instance), details=_audited(instance))
 
 
 def _locked(broadcast: Broadcast) -> Broadcast | None:
@@ -104,6 +112,11 @@ def _store(broadcast: Broadcast, before: Broadcast | None, *, by: Any) -> None:
 
 def _announce(broadcast: Broadcast) -> None:
     publish(broadcast.topic, topics.PUBLISHED, banner_state(broadcast), key=str(broadcast.pk))
+
+
+def _audited(broadcast: Broadcast) -> dict[str, Any]:
+    audience = str(broadcast.group) if broadcast.group is not None else str(broadcast.audience)
+    return {**banner_state(broadcast), "audience": audience}
 
 
 def _withdraw(broadcast: Broadcast) -> None:

@@ -53,7 +53,8 @@ def _with_policy(request: HttpRequest, response: HttpResponseBase) -> HttpRespon
 
 def _policy(request: HttpRequest) -> str:
     nonce = f"'nonce-{request.csp_nonce}'"  # type: ignore[attr-defined]
-    script = ["'self'", nonce]
+    # Only scripts that a page itself names: what is served from here is not all of this site's making.
+    script = [nonce]
     style = ["'self'", nonce]
     if _is_admin(request):
         # The admin's theme (django-unfold) is driven by Alpine.js, which compiles the expressions in its attributes
@@ -68,7 +69,7 @@ def _policy(request: HttpRequest) -> str:
         "connect-src": ["'self'", *_socket_origin()],
         "object-src": ["'none'"],
         "frame-ancestors": ["'none'"],
-        "base-uri": ["'self'"],
+        "base-uri": ["'none'"],
         "form-action": ["'self'"],
     }
     return "; ".join(f"{name} {' '.join(sources)}" for name, sources in directives.items())

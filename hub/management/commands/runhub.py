@@ -125,6 +125,8 @@ def configuration(**more: Any) -> uvicorn.Config:
         lifespan="on",
         access_log=False,
         log_config=None,
+        # It would believe X-Forwarded-For of whoever connects from this machine; HUB_TRUSTED_PROXIES says who may.
+        proxy_headers=False,
         timeout_graceful_shutdown=10,
         **more,
     )

@@ -215,7 +215,7 @@ export class HubAlerts extends HubElement {
         <p class="name">${alert.name}</p>
         ${alert.summary || alert.description ? html`<p class="summary">${linked(inline(alert.summary || alert.description))}</p>` : nothing}
         ${labels.length
-          ? html`<div class="chips">${labels.map(([name, value]) => html`<span class="chip"><span class="muted">${name}</span>${value}</span>`)}</div>`
+          ? html`<div class="chips">${labels.map(([name, value]) => html`<span class="chip"><span class="muted">${name}</span>${inline(value)}</span>`)}</div>`
           : nothing}
         ${runbook || source
           ? html`<div class="links small">
@@ -235,7 +235,7 @@ export class HubAlerts extends HubElement {
         ? html`<span class="muted"><hub-time datetime=${alert.ends_at ?? alert.last_seen_at}></hub-time>, after ${duration(lasted)}</span>`
         : html`<span class="muted">started <hub-time datetime=${alert.starts_at}></hub-time>${alert.count > 1 ? html` · seen ${alert.count} times` : nothing}</span>`}
       ${alert.acknowledged_by
-        ? html`<span>${this.#taking.has(alert.id) ? "acknowledging…" : html`acknowledged by <b>${alert.acknowledged_by}</b>${alert.acknowledged_at ? ` ${minute(new Date(alert.acknowledged_at))}` : nothing}`}</span>`
+        ? html`<span>${this.#taking.has(alert.id) ? "acknowledging…" : html`acknowledged by <b>${inline(alert.acknowledged_by)}</b>${alert.acknowledged_at ? ` ${minute(new Date(alert.acknowledged_at))}` : nothing}`}</span>`
         : alert.status === "firing"
           ? html`<button title="Tell everyone that you look after it (a). It cannot be taken back." @click=${() => this.#take(alert)}>Acknowledge</button>`
           : nothing}

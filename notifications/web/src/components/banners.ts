@@ -3,7 +3,7 @@ import { repeat } from "lit/directives/repeat.js";
 
 import { HubElement } from "../component.js";
 import { hub } from "../connection.js";
-import type { Cursor, HubEvent } from "../event.js";
+import { type Cursor, type HubEvent, hasTexts, isTime } from "../event.js";
 import { absolute, minute, sameDay } from "../format.js";
 import { post } from "../http.js";
 import { icon } from "../icons.js";
@@ -28,6 +28,19 @@ interface BannersState {
   dismissed?: number[];
   cursors: Record<string, Cursor | null>;
 }
+
+/** Whether it can be shown: rendering one that is not whole would throw, then and for ever. */
+function isBanner(data: unknown): data is Banner {
+  if (!hasTexts(data, "text", "severity") || typeof data["id"] !== "number") return false;
+  const { starts_at, ends_at } = data;
+  return isTime(starts_at) && isTime(ends_at ?? starts_at);
+}
+
+/** The broadcast that an event is about; undefined if it names none. */
+const idIn = (data: unknown): number | undefined => {
+  const id = (data as { id?: unknown } | null)?.id;
+  return typeof id === "number" ? id : undefined;
+};
 
 const VISITOR_KEY = "hub-dismissed";
 /** The longest time that a browser's timer can wait. */
@@ -94,7 +107,7 @@ export class HubBanners extends HubElement {
         }),
       );
     }
-    if (hub.personal) this.whileConnected(hub.personal.on("broadcast.dismissed", (event) => this.#forget((event.data as { id: number }).id)));
+    if (hub.personal) this.whileConnected(hub.personal.on("broadcast.dismissed", (event) => this.#forget(idIn(event.data))));
     this.whileConnected(() => window.clearTimeout(this.#timer));
     this.#schedule();
   }
@@ -127,9 +140,10 @@ export class HubBanners extends HubElement {
   }
 
   #take(event: HubEvent, live: boolean): void {
-    const banner = event.data as Banner;
-    if (event.type === "broadcast.retracted") this.#banners.delete(banner.id);
-    else if (event.type === "broadcast.published") {
+    const banner = event.data;
+    const id = idIn(banner);
+    if (event.type === "broadcast.retracted" && id !== undefined) this.#banners.delete(id);
+    else if (event.type === "broadcast.published" && isBanner(banner)) {
       const then = event.time.getTime();
       if (live) this.#ahead = then - Date.now();
       this.#banners.set(banner.id, banner);
@@ -166,8 +180,8 @@ export class HubBanners extends HubElement {
     if (edges.length) this.#timer = window.setTimeout(() => this.#schedule(), Math.min(Math.min(...edges) - now + 50, LONGEST));
   }
 
-  #forget(id: number): void {
-    this.#dismissed.add(id);
+  #forget(id: number | undefined): void {
+    if (id !== undefined) this.#dismissed.add(id);
     this.requestUpdate();
   }
 

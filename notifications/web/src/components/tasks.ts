@@ -10,7 +10,7 @@ import { icon } from "../icons.js";
 import { badge } from "../severity.js";
 import { moveFocus, shortcuts } from "../shortcuts.js";
 import { base } from "../styles.js";
-import { safeAddress } from "../text.js";
+import { inline, safeAddress } from "../text.js";
 
 export interface Task {
   id: string;
@@ -231,7 +231,7 @@ export class HubTasks extends HubElement {
         <p class="note-line small muted">
           ${task.total ? `${number(task.done)} of ${number(task.total)}` : task.done ? number(task.done) : nothing}${task.note ? `${task.total || task.done ? " · " : ""}${task.note}` : nothing}
         </p>
-        ${task.error ? html`<p class="error small">${task.error}</p>` : nothing}
+        ${task.error ? html`<p class="error small">${inline(task.error)}</p>` : nothing}
         ${silent ? html`<p class="small stale-mark">Last news <hub-time datetime=${task.updated_at}></hub-time>; its worker may have died.</p>` : nothing}
       </div>
       <div class="side small">
