@@ -136,6 +136,12 @@ except ValueError:
     HUB_TOPICS = env.str("HUB_TOPICS")
 HUB_API_KEYS = env.list("HUB_API_KEYS", default=[])
 HUB_TOKEN_SECRET = env.str("HUB_TOKEN_SECRET", default="")
+HUB_TOKEN_PREVIOUS_SECRETS = env.list("HUB_TOKEN_PREVIOUS_SECRETS", default=[])
+HUB_TOKEN_PUBLIC_KEY = env.str("HUB_TOKEN_PUBLIC_KEY", multiline=True, default="")
+HUB_TOKEN_JWKS_URL = env.str("HUB_TOKEN_JWKS_URL", default="")
+HUB_TOKEN_AUDIENCE = env.str("HUB_TOKEN_AUDIENCE", default="")
+HUB_TOKEN_ISSUER = env.str("HUB_TOKEN_ISSUER", default="")
+HUB_SUBSCRIPTION_TOKEN_SECRET = env.str("HUB_SUBSCRIPTION_TOKEN_SECRET", default="")
 HUB_WEBSOCKET_DEFLATE = env.bool("HUB_WEBSOCKET_DEFLATE", default=False)
 # What carries WebSockets under `runhub`; notifications.server.sansio:SansIOWebSocketProtocol is there to fall back on.
 HUB_WEBSOCKET_CLASS = env.str("HUB_WEBSOCKET_CLASS", default="notifications.server.websocket:HubWebSocketProtocol")

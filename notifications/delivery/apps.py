@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
+from django.utils.module_loading import autodiscover_modules
 
 
 class DeliveryConfig(AppConfig):
@@ -9,6 +10,7 @@ class DeliveryConfig(AppConfig):
     verbose_name = "Delivery"
 
     def ready(self) -> None:
-        from notifications.delivery import revocation
+        from notifications.delivery import checks, revocation  # noqa: F401 - importing the checks registers them
 
         revocation.connect_signals()
+        autodiscover_modules("rpc")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,19 +24,32 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class SubscriptionGrant(msgspec.Struct, frozen=True):
+    """What a token, or the server, gives one subscriber on a topic.
+
+    `info` is JSON that others may know of the subscriber there; `expires_at` is a Unix time or None; `overrides` are
+    options of the topic that hold otherwise for this subscription; `data` is JSON text for the subscriber, or None.
+    """
+
+    info: Any = None
+    expires_at: float | None = None
+    overrides: Mapping[str, bool] = {}
+    data: msgspec.Raw | None = None
+
+
 class Identity(msgspec.Struct, frozen=True):
     """Who stands behind a connection, without the Django user, which may change while the socket is open.
 
-    `user` is the user's id or "" for a visitor; `info` is what others may know; `login` names the Django session
+    `user` is the user's id or "" for a visitor; `info` is JSON that others may know; `login` names the Django session
     (a hash of its key) that a logout ends, and `auth_hash` is what a new password changes; `verified_at` is the Unix
     time at which the database said all this, 0 for the bearer of a token, and `login_until` the Unix time at which the
     Django session ends if nobody uses it, 0 where the database was not asked; `expires_at` is a Unix time or None;
-    `topics` are those to which a token subscribes its bearer; `grants` are patterns of topics (with * and ?) that an
-    API key may receive.
+    `topics` are those to which a token subscribes its bearer, and `subs` what it gives on some of them; `grants` are
+    patterns of topics (with * and ?) that an API key may receive.
     """
 
     user: str = ""
-    info: dict[str, Any] | None = None
+    info: Any = None
     login: str = ""
     verified_at: float = 0.0
     login_until: float = 0.0
@@ -45,6 +58,7 @@ class Identity(msgspec.Struct, frozen=True):
     from_token: bool = False
     auth_hash: str = ""
     grants: tuple[str, ...] = ()
+    subs: Mapping[str, SubscriptionGrant] = {}
 
     def granted(self, topic: str) -> bool:
         """Whether a grant covers the topic."""
@@ -62,7 +76,8 @@ class IdentifiedUser:
 
     def __init__(self, identity: Identity) -> None:
         self.pk = self.id = identity.user
-        self._name = str((identity.info or {}).get("name") or identity.user)
+        info = identity.info if isinstance(identity.info, dict) else {}
+        self._name = str(info.get("name") or identity.user)
 
     def get_username(self) -> str:
         return self._name
