@@ -1,7 +1,8 @@
 """Where monitoring systems deliver: `POST /hooks/alertmanager` with an API key as bearer token.
 
 Alertmanager repeats a delivery after a 5xx and gives up after anything else that is not 2xx. So what went wrong
-here is a 503, whatever it was, and a 2xx leaves only after the commit.
+here is a 503, whatever it was, and a 2xx leaves only after the commit. Too many deliveries are a 503 as well, not a
+429: what was answered so would never come again.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from django.views.decorators.csrf import csrf_exempt
 from notifications.alerts import alertmanager as protocol
 from notifications.alerts import services
 from notifications.alerts.topics import TOPIC
-from notifications.delivery import keys
+from notifications.delivery import keys, limits
 from notifications.delivery.identity import Identity
+from notifications.events import conf
 from notifications.events.exceptions import LogUnavailable
 from notifications.web.problems import problem
 
@@ -54,6 +56,13 @@ def _refusal(request: HttpRequest) -> HttpResponse | None:
         )
     if not Identity(grants=patterns).granted(TOPIC):
         return problem(403, f"This API key is not allowed on the topic {TOPIC}.")
+    rate = conf.get("HUB_MAX_API_REQUESTS_PER_SECOND")
+    if rate and (seconds := limits.wait_for_sync(scope="api", subject=limits.subject_of_key(key.strip()), rate=rate)):
+        return problem(
+            503,
+            f"This API key may be used {rate} times a second. Send the alerts again later.",
+            headers={"Retry-After": limits.retry_after(seconds)},
+        )
     return None
 
 
