@@ -16,3 +16,16 @@ class Revocation(models.Model):
 
     def __str__(self) -> str:
         return f"{self.subject or 'everybody'} at {self.revoked_at:%F %T}"
+
+
+class LiveSession(Revocation):
+    """A connected client (`roster.LiveSession`) in the admin: has its permissions, and no rows.
+
+    A proxy and not an unmanaged model, because commands such as dumpdata read the tables of those.
+    """
+
+    class Meta:
+        proxy = True
+        default_permissions = ("view",)
+        permissions = (("end_session", "Can end live sessions"),)
+        verbose_name = "live session"
