@@ -9,32 +9,34 @@ import msgspec
 from django.db import DatabaseError
 
 from notifications.api import cloudevents, metrics
-from notifications.api.access import identity_of_key
-from notifications.api.methods import METHODS, Method, error_of
+from notifications.api.access import identity_of_key, origin_of
+from notifications.api.methods import METHODS, Method, Unavailable, call
 from notifications.api.monitoring import HealthApplication, MetricsApplication
 from notifications.api.openapi import ERRORS, document
-from notifications.api.responses import (
+from notifications.api.publishing import error_of
+from notifications.audit.origin import acting
+from notifications.delivery import codes, limits
+from notifications.delivery.auth import Receive, Scope, Send, header
+from notifications.delivery.codes import CommandError, Disconnect
+from notifications.delivery.identity import Identity
+from notifications.delivery.responses import (
     ClientGone,
     Problem,
     Response,
     allow_only,
+    content_type,
     json_response,
     read_body,
     respond,
 )
-from notifications.delivery import codes
-from notifications.delivery.auth import Receive, Scope, Send, header
-from notifications.delivery.codes import CommandError, Disconnect
-from notifications.delivery.identity import Identity
 from notifications.events import conf
-from notifications.events.exceptions import LogUnavailable
 
 __all__ = ["HealthApplication", "MetricsApplication", "api_application", "identity_of_key"]
 
 logger = logging.getLogger(__name__)
 
-# What a request may be larger than its event's data.
-BODY_MARGIN_BYTES = 4_096
+# What a request may be larger than its event's data, which is a third longer in base64: the tags above all.
+BODY_MARGIN_BYTES = 16_384
 
 _HTTP_STATUS = {code: status for code, (status, _) in ERRORS.items()}
 
@@ -62,20 +64,23 @@ async def _answer(scope: Scope, receive: Receive) -> Response:
         method = _method(name)
     allow_only(scope, "POST")
     identity = await _authenticated(scope)
-    parameters = _object(await read_body(scope, receive, limit=conf.get("HUB_MAX_DATA_BYTES") + BODY_MARGIN_BYTES))
+    events = method.events if name else max(known.events for known in METHODS.values())
+    limit = events * (conf.get("HUB_MAX_DATA_BYTES") * 4 // 3 + BODY_MARGIN_BYTES)
+    parameters = _object(await read_body(scope, receive, limit=limit))
     if not name:
         # Centrifugo's older form: the method in the body.
         method, parameters = _method(parameters.get("method")), parameters.get("params", {})
-    content_type = header(scope, b"content-type").partition(";")[0].strip().lower()
+    await _limited(identity, method.name, parameters)
     try:
-        if method.name == "publish" and content_type == cloudevents.CONTENT_TYPE:
+        if method.name == "publish" and content_type(scope) == cloudevents.CONTENT_TYPE:
             parameters = cloudevents.publish_parameters(parameters)
-        result = await _served(method, identity, parameters)
+        with acting(origin_of(scope)):
+            result = await call(method, identity, parameters)
     except CommandError as error:
         metrics.answered(method.name, error.code.code).inc()
         return _error_response(scope, error)
     metrics.answered(method.name, 0).inc()
-    return json_response({"result": result})
+    return json_response({"result": result} if method.wrapped else result)
 
 
 def _method(name: Any) -> Method:
@@ -105,6 +110,37 @@ async def _authenticated(scope: Scope) -> Identity:
     return identity
 
 
+async def _limited(identity: Identity, name: str, parameters: Any) -> None:
+    """Raise Problem 429 when the key is used more than `HUB_MAX_API_REQUESTS_PER_SECOND`."""
+    rate = conf.get("HUB_MAX_API_REQUESTS_PER_SECOND")
+    if not rate:
+        return
+    seconds = await limits.wait_for(scope="api", subject=identity.login, rate=rate, amount=_calls_in(name, parameters))
+    if seconds:
+        code = codes.TOO_MANY
+        metrics.answered(name, code.code).inc()
+        raise Problem(
+            429,
+            f"this key may be used {rate} times a second; try again later",
+            headers=((b"retry-after", limits.retry_after(seconds).encode()),),
+            error={"code": code.code, "message": code.reason},
+        )
+
+
+def _calls_in(name: str, parameters: Any) -> int:
+    """How often a request uses its key: once for each command of a batch, and for each channel of a broadcast."""
+    if not isinstance(parameters, dict):
+        return 1
+    if name == "broadcast":
+        channels = parameters.get("channels")
+        return max(1, len(channels)) if isinstance(channels, list) else 1
+    if name == "batch":
+        commands = parameters.get("commands")
+        named = (command for command in commands if isinstance(command, dict)) if isinstance(commands, list) else ()
+        return max(1, sum(_calls_in(*one) for command in named for one in command.items()))
+    return 1
+
+
 def _object(body: bytes) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(body)
@@ -112,33 +148,13 @@ def _object(body: bytes) -> dict[str, Any]:
         raise Problem(400, f"the body is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise Problem(400, "the body is JSON, but not an object")
+    if limits.too_deep(body, limit=(levels := conf.get("HUB_MAX_JSON_DEPTH"))):
+        raise Problem(400, f"the body is JSON, but nests deeper than {levels} levels")
     return value
-
-
-async def _served(method: Method, identity: Identity, parameters: Any) -> msgspec.Struct:
-    try:
-        return await method.serve(identity, msgspec.convert(parameters, method.request))
-    except msgspec.ValidationError as error:
-        raise CommandError(codes.BAD_REQUEST, str(error)) from error
-    except CommandError:
-        raise
-    except (LogUnavailable, DatabaseError) as error:
-        logger.warning("%s cannot be served: %s", method.name, error)
-        raise Unavailable from error
-    except Exception as error:
-        logger.exception("%s failed", method.name)
-        raise CommandError(codes.INTERNAL) from error
-
-
-class Unavailable(CommandError):
-    """Something that the method needs cannot be reached now."""
-
-    def __init__(self) -> None:
-        super().__init__(codes.INTERNAL)
 
 
 def _error_response(scope: Scope, error: CommandError) -> Response:
     status = 200
     if header(scope, b"x-centrifugo-error-mode").lower() == "transport":
-        status = 503 if isinstance(error, Unavailable) else _HTTP_STATUS.get(error.code, 500)
+        status = 503 if isinstance(error, Unavailable) else _HTTP_STATUS.get(error.code, 400)
     return json_response({"error": error_of(error)}, status)

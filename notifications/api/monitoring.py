@@ -12,8 +12,8 @@ from django.db.migrations.executor import MigrationExecutor
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 
-from notifications.api.responses import Problem, Response, allow_only, json_response, respond
 from notifications.delivery.auth import Receive, Scope, Send, header
+from notifications.delivery.responses import Problem, Response, allow_only, json_response, respond
 from notifications.delivery.switchboard import current_switchboard
 from notifications.events import conf, counters
 from notifications.events.threads import in_database_thread

@@ -11,17 +11,20 @@ import msgspec
 
 import notifications
 from notifications.api.cloudevents import CONTENT_TYPE, CloudEvent
-from notifications.api.methods import METHODS, Error, Method
+from notifications.api.methods import COMMANDS, METHODS, Method
+from notifications.api.shapes import REFERENCE, Error
 from notifications.delivery import codes
-
-REFERENCE = "#/components/schemas/"
 
 #: What an error's code means, and the HTTP status that goes with it on request.
 ERRORS = {
     codes.INTERNAL: (500, "Something failed in the hub, or its log cannot be reached (503); try again."),
     codes.UNKNOWN_TOPIC: (404, "No declaration matches the topic."),
-    codes.PERMISSION_DENIED: (403, "The key's topics do not include this one."),
-    codes.METHOD_NOT_FOUND: (404, "There is no such method."),
+    codes.PERMISSION_DENIED: (
+        403,
+        "The key's topics do not include this one; what is about users or functions needs a key for every topic.",
+    ),
+    codes.METHOD_NOT_FOUND: (404, "There is no such method, or function."),
+    codes.LIMIT_EXCEEDED: (400, "A batch has too many commands, or a broadcast too many topics."),
     codes.BAD_REQUEST: (400, "The request lacks something, or something in it does not fit; the message says what."),
     codes.NOT_AVAILABLE: (400, "The topic does not have what was asked for: history, or presence."),
     codes.UNRECOVERABLE_POSITION: (416, "The epoch of `since` is not the topic's any more."),
@@ -45,6 +48,9 @@ PROBLEMS = {
     "401": "The API key is missing or wrong.",
     "404": "There is no such method.",
     "413": "The body is too large.",
+    "429": "The key is used more often than HUB_MAX_API_REQUESTS_PER_SECOND; `Retry-After` says when to try again.",
+    "500": "Something failed in the hub.",
+    "503": "The API key cannot be looked up now; try again.",
 }
 
 
@@ -60,14 +66,14 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "Notification hub",
             "version": notifications.__version__,
-            "description": "Publish events to topics and read what they keep, in the shapes of Centrifugo's server "
-            "API. A method that fails answers 200 with an error, or with the error's own HTTP status where the "
-            "request has the header `X-Centrifugo-Error-Mode: transport`.",
+            "description": "Publish events to topics, read what they keep and act on who is connected, in the shapes "
+            "of Centrifugo's server API. A method that fails answers 200 with an error, or with the error's own HTTP "
+            "status where the request has the header `X-Centrifugo-Error-Mode: transport`.",
         },
         "security": [{"header": []}, {"authorization": []}, {"query": []}],
         "paths": {f"/api/{method.name}": {"post": _operation(method)} for method in METHODS.values()},
         "components": {
-            "schemas": {**schemas, "Problem": PROBLEM},
+            "schemas": {**schemas, **_commands_and_replies(), "Problem": PROBLEM},
             "securitySchemes": {
                 "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                 "authorization": {
@@ -103,36 +109,52 @@ def _operation(method: Method) -> dict[str, Any]:
             }
         ],
         "requestBody": {"required": True, "content": content},
-        "responses": {
-            "200": {
-                "description": "The result, or an error.",
-                "content": {
-                    "application/json": {
-                        "schema": {
-                            "oneOf": [
-                                _only("result", _reference(method.result)),
-                                _only("error", _reference(Error)),
-                            ]
-                        }
-                    }
-                },
-            },
-            **{
-                status: {
-                    "description": text,
-                    "content": {"application/problem+json": {"schema": {"$ref": f"{REFERENCE}Problem"}}},
-                }
-                for status, text in PROBLEMS.items()
-            },
-        },
+        "responses": _responses(method),
     }
     if description.strip():
         operation["description"] = description.strip()
     return operation
 
 
+def _responses(method: Method) -> dict[str, Any]:
+    result, error = _reference(method.result), _only("error", _reference(Error))
+    answer = _only("result", result) if method.wrapped else result
+    responses: dict[str, Any] = {
+        "200": {
+            "description": "The result, or an error.",
+            "content": {"application/json": {"schema": {"oneOf": [answer, error]}}},
+        }
+    }
+    on_request = {str(status) for status, _ in ERRORS.values()} | {"503"}
+    for status in sorted(on_request | PROBLEMS.keys()):
+        content = {}
+        if status in PROBLEMS:
+            content["application/problem+json"] = {"schema": {"$ref": f"{REFERENCE}Problem"}}
+        if status in on_request:
+            content["application/json"] = {"schema": error}
+        responses[status] = {"description": PROBLEMS.get(status, "An error, with its own status."), "content": content}
+    return responses
+
+
 def _only(name: str, schema: dict[str, str]) -> dict[str, Any]:
     return {"type": "object", "properties": {name: schema}, "required": [name]}
+
+
+def _commands_and_replies() -> dict[str, Any]:
+    """The schemas of what a batch is made of."""
+    replies = [_only(method.name, _reference(method.result)) for method in COMMANDS]
+    return {
+        "Command": {
+            "title": "Command",
+            "description": "The name of a method, with its request.",
+            "oneOf": [_only(method.name, _reference(method.request)) for method in COMMANDS],
+        },
+        "Reply": {
+            "title": "Reply",
+            "description": "The name of the method, with its result, or an error.",
+            "oneOf": [*replies, _only("error", _reference(Error))],
+        },
+    }
 
 
 CLOUD_EVENT = {
@@ -158,16 +180,19 @@ def fields_of(method: Method) -> list[Field]:
     """The fields of a method's request."""
     schemas = document()["components"]["schemas"]
     schema = schemas[method.request.__name__]
-    return [
+    fields = [
         Field(name, _kind(field, schemas), name in schema.get("required", ()), field.get("description", ""))
         for name, field in schema["properties"].items()
     ]
+    return sorted(fields, key=lambda field: not field.required)
 
 
 def _kind(schema: dict[str, Any], schemas: dict[str, Any]) -> str:
     """The type of a JSON Schema, in a few words."""
     if "$ref" in schema:
         referred = schemas[schema["$ref"].removeprefix(REFERENCE)]
+        if "properties" not in referred:
+            return "object"
         inner = ", ".join(f"{name}: {_kind(field, schemas)}" for name, field in referred["properties"].items())
         return f"{{{inner}}}"
     if "anyOf" in schema:

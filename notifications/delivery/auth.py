@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_K
 from django.http.cookie import parse_cookie
 from django.utils.crypto import constant_time_compare
 
+from notifications.audit.origin import client_address
 from notifications.delivery import passport
 from notifications.delivery.identity import ANONYMOUS, Identity, auth_hash_of
 from notifications.delivery.switchboard import current_switchboard
@@ -34,6 +35,12 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 def header(scope: Scope, name: bytes) -> str:
     """The value of a request header, or ""."""
     return next((value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name), "")
+
+
+def address_of(scope: Scope) -> str:
+    """The IP address of the client, or "" if it is not known; behind proxies see `HUB_TRUSTED_PROXIES`."""
+    peer = scope.get("client")
+    return client_address(peer[0] if peer else None, header(scope, b"x-forwarded-for")) or ""
 
 
 def login_of(session_key: str) -> str:
@@ -138,12 +145,15 @@ class IdentityMiddleware:
         await self.application({**scope, "identity": identity}, receive, send)
 
 
-async def refuse(scope: Scope, send: Send, status: int, reason: str) -> None:
+async def refuse(
+    scope: Scope, send: Send, status: int, reason: str, *, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
     """Answer a WebSocket handshake with an HTTP status, where the server can, and a plain text that says why."""
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 4000 + status, "reason": reason[:120]})
         return
     body = reason.encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    described = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    answer = {"type": "websocket.http.response.start", "status": status, "headers": [*described, *headers]}
+    await send(answer)
     await send({"type": "websocket.http.response.body", "body": body})

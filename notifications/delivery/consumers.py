@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import Any
+from urllib.parse import parse_qs
 
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 
-from notifications.delivery import passport
-from notifications.delivery.auth import Receive, Scope, Send, refuse
+from notifications.delivery import limits, passport
+from notifications.delivery.auth import Receive, Scope, Send, address_of, header, refuse
 from notifications.delivery.identity import ANONYMOUS, Identity
 from notifications.delivery.protocols.base import WireProtocol
-from notifications.delivery.protocols.centrifuge import CENTRIFUGE
+from notifications.delivery.protocols.centrifuge import (
+    CENTRIFUGE,
+    CENTRIFUGE_NATIVE_PINGS,
+    CENTRIFUGE_PROTOBUF,
+    CENTRIFUGE_PROTOBUF_NATIVE_PINGS,
+)
 from notifications.delivery.protocols.plain import PLAIN
+from notifications.delivery.roster import short_agent
 from notifications.delivery.session import Session
 from notifications.delivery.switchboard import current_switchboard
 from notifications.delivery.transports import AsgiWebSocketTransport
@@ -54,14 +61,22 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         except LogUnavailable as error:
             await refuse(self.scope, self.base_send, 503, str(error))
             raise StopConsumer from error
-        if switchboard.draining:
-            await refuse(self.scope, self.base_send, 503, "this process does not take sessions now; try another")
+        refusal = switchboard.refusal()
+        if refusal is not None:
+            retry_after = (b"retry-after", limits.retry_after(refusal.seconds).encode())
+            await refuse(self.scope, self.base_send, refusal.status, refusal.reason, headers=[retry_after])
             raise StopConsumer
         identity: Identity = self.scope.get("identity", ANONYMOUS)
-        await self.accept(self.subprotocol(), headers=passport.set_cookie(identity))
+        protocol, subprotocol = self.spoken()
+        await self.accept(subprotocol, headers=passport.set_cookie(identity))
         extension = self.scope.get("extensions", {}).get(EXTENSION)
-        transport = extension["transport"] if extension else AsgiWebSocketTransport(self.base_send, self._ended)
-        self.session = Session(switchboard, self.protocol, transport, identity)
+        transport = (
+            extension["transport"]
+            if extension
+            else AsgiWebSocketTransport(self.base_send, self._ended, binary=protocol.binary)
+        )
+        agent = short_agent(header(self.scope, b"user-agent"))
+        self.session = Session(switchboard, protocol, transport, identity, address=address_of(self.scope), agent=agent)
         self.prepare(self.session)
         if extension:
             extension["adopt"](self.session)
@@ -69,9 +84,9 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
             raise StopConsumer
         self.session.opened()
 
-    def subprotocol(self) -> str | None:
-        """The subprotocol to accept of those the client offers."""
-        return None
+    def spoken(self) -> tuple[WireProtocol, str | None]:
+        """The protocol that is spoken, and the subprotocol to accept of those the client offers."""
+        return self.protocol, None
 
     def prepare(self, session: Session) -> None:
         """Set what the protocol must know before the session opens."""
@@ -95,8 +110,16 @@ class CentrifugeConsumer(SessionConsumer):
 
     protocol = CENTRIFUGE
 
-    def subprotocol(self) -> str | None:
-        return "centrifuge-json" if "centrifuge-json" in self.scope.get("subprotocols", ()) else None
+    def spoken(self) -> tuple[WireProtocol, str | None]:
+        query = parse_qs(self.scope["query_string"].decode("latin-1"))
+        native_pings = query.get("cf_ws_frame_ping_pong") == ["true"]
+        offered = self.scope.get("subprotocols", ())
+        asked = ["protobuf"] in (query.get("format"), query.get("cf_protocol"))
+        if "centrifuge-protobuf" in offered or asked:
+            subprotocol = "centrifuge-protobuf" if "centrifuge-protobuf" in offered else None
+            return (CENTRIFUGE_PROTOBUF_NATIVE_PINGS if native_pings else CENTRIFUGE_PROTOBUF), subprotocol
+        subprotocol = "centrifuge-json" if "centrifuge-json" in offered else None
+        return (CENTRIFUGE_NATIVE_PINGS if native_pings else CENTRIFUGE), subprotocol
 
 
 class PlainConsumer(SessionConsumer):

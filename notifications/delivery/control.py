@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from notifications.delivery import identity
-from notifications.delivery.codes import FORCE_NO_RECONNECT, FORCE_RECONNECT, UNSUBSCRIBED_BY_SERVER, Code
+from notifications.delivery.codes import (
+    ALREADY_SUBSCRIBED,
+    EXPIRED,
+    FORCE_NO_RECONNECT,
+    FORCE_RECONNECT,
+    UNSUBSCRIBED_BY_SERVER,
+    Code,
+    CommandError,
+)
+from notifications.delivery.identity import SubscriptionGrant
 from notifications.delivery.revocations import EVERYBODY, login_subject, user_subject
 from notifications.events import messenger
+from notifications.events.event import Cursor
 from notifications.events.messages import CONTROL_GROUP, control_message
 
 if TYPE_CHECKING:
@@ -34,16 +46,67 @@ def disconnect(
     *,
     user: str | None = None,
     client: str | None = None,
+    session: str | None = None,
     login: str | None = None,
     code: Code = FORCE_NO_RECONNECT,
+    keep: Collection[str] = (),
 ) -> None:
-    """Close the sessions of a user, of one client, or of one Django session (the hash of its key)."""
-    _ask("disconnect", user=user, client=client, login=login, code=code.code, reason=code.reason)
+    """Close the sessions of a user, but for the clients in `keep`, of one client, or of one Django session (`login`,
+    the hash of its key). `session` is the secret of a client on an emulated transport.
+    """
+    named = {"user": user, "client": client, "session": session, "login": login}
+    _ask("disconnect", **named, code=code.code, reason=code.reason, keep=list(keep) or None)
 
 
-def unsubscribe(*, topic: str, user: str | None = None, client: str | None = None) -> None:
+def subscribe(
+    *,
+    topic: str,
+    user: str | None = None,
+    client: str | None = None,
+    session: str | None = None,
+    info: Any = None,
+    data: Any = None,
+    since: Cursor | None = None,
+    expires_at: float | None = None,
+) -> None:
+    """Subscribe the sessions of a user, or one client, to a topic, whatever the topic's declaration says.
+
+    `info` is what others get to know of the subscriber, `data` goes to its client, `since` sends what was published
+    after it first, and `expires_at` (a Unix time) ends the subscription.
+    """
+    position = None if since is None else {"offset": since.offset, "epoch": since.epoch}
+    named = {"user": user, "client": client, "session": session}
+    _ask("subscribe", **named, topic=topic, info=info, data=data, since=position, expires_at=expires_at)
+
+
+def unsubscribe(
+    *,
+    topic: str,
+    user: str | None = None,
+    client: str | None = None,
+    session: str | None = None,
+    code: Code = UNSUBSCRIBED_BY_SERVER,
+) -> None:
     """End the subscriptions to a topic, of everybody or of one user or client."""
-    _ask("unsubscribe", topic=topic, user=user, client=client)
+    named = {"user": user, "client": client, "session": session}
+    _ask("unsubscribe", **named, topic=topic, code=code.code, reason=code.reason)
+
+
+def refresh(
+    *,
+    user: str | None = None,
+    client: str | None = None,
+    session: str | None = None,
+    expires_at: float | None = None,
+    expired: bool = False,
+) -> None:
+    """Change when the sessions of a user, or of one client, expire (a Unix time; None: never), or let them expire."""
+    _ask("refresh", user=user, client=client, session=session, expires_at=expires_at, expired=expired)
+
+
+def message(*, data: Any, user: str | None = None, client: str | None = None) -> None:
+    """Send something that is no event, and that nothing keeps, to the clients of a user or to one client."""
+    _ask("message", user=user, client=client, data=data)
 
 
 def rejudge(*, user: str | None = None, topic: str | None = None) -> None:
@@ -72,28 +135,94 @@ def _chosen(switchboard: Switchboard, message: dict[str, Any]) -> list[Session]:
     """The sessions that a message names; all of them when it names none."""
     sessions: Iterable[Session] = switchboard.sessions.values()
     if "client" in message:
-        session = switchboard.sessions.get(message["client"])
-        sessions = [] if session is None else [session]
+        sessions = _one(switchboard.sessions.get(message["client"]))
+    elif "session" in message:
+        sessions = _one(switchboard.emulated.get(message["session"]))
     elif "user" in message:
         sessions = switchboard.sessions_of_user.get(message["user"], ())
-    return [session for session in sessions if "login" not in message or session.identity.login == message["login"]]
+    return [
+        session
+        for session in sessions
+        if message.get("login", session.identity.login) == session.identity.login
+        # A client that is named together with a user is that user's, or nobody's.
+        and message.get("user", session.identity.user) == session.identity.user
+        and session.id not in message.get("keep", ())
+    ]
+
+
+def _one(session: Session | None) -> list[Session]:
+    return [] if session is None else [session]
+
+
+def _names_somebody(message: dict[str, Any]) -> bool:
+    if message.keys() & {"user", "client", "session", "login"}:
+        return True
+    logger.warning("a control message to %s names nobody, and is ignored", message["operation"])
+    return False
 
 
 def _disconnect(switchboard: Switchboard, message: dict[str, Any]) -> None:
-    if not message.keys() & {"user", "client", "login"}:
-        logger.warning("a control message to disconnect names nobody, and is ignored")
+    if not _names_somebody(message):
         return
     if "login" in message:
         switchboard.revocations.note(login_subject(message["login"]))
-    elif "user" in message:
+    elif "user" in message and not message.keys() & {"client", "session", "keep"}:
         switchboard.revocations.note(user_subject(message["user"]))
     for session in _chosen(switchboard, message):
         session.disconnect(Code(message["code"], message["reason"]))
 
 
 def _unsubscribe(switchboard: Switchboard, message: dict[str, Any]) -> None:
+    code = Code(message.get("code", UNSUBSCRIBED_BY_SERVER.code), message.get("reason", UNSUBSCRIBED_BY_SERVER.reason))
     for session in _chosen(switchboard, message):
-        session.unsubscribe_by_server(message["topic"], UNSUBSCRIBED_BY_SERVER)
+        session.unsubscribe_by_server(message["topic"], code)
+
+
+def _subscribe(switchboard: Switchboard, message: dict[str, Any]) -> None:
+    if not _names_somebody(message):
+        return
+    for session in _chosen(switchboard, message):
+        if session.connected and session.protocol.takes_subscriptions:
+            session.run_for_server(_subscribe_one(session, message))
+
+
+async def _subscribe_one(session: Session, message: dict[str, Any]) -> None:
+    since = Cursor(**message["since"]) if "since" in message else None
+    grant = SubscriptionGrant(info=message.get("info"), expires_at=message.get("expires_at"))
+    try:
+        recovery = await session.subscribe(message["topic"], since=since, by_server=True, join_leave=True, grant=grant)
+    except CommandError as error:
+        if error.code is not ALREADY_SUBSCRIBED:
+            logger.warning("a client could not be subscribed to %s: %s", message["topic"], error)
+        return
+    session.protocol.subscribed(session, recovery, message.get("data"))
+    recovery.subscription.release()
+
+
+def _refresh(switchboard: Switchboard, message: dict[str, Any]) -> None:
+    if not _names_somebody(message):
+        return
+    for session in _chosen(switchboard, message):
+        if message["expired"]:
+            session.disconnect(EXPIRED)
+        elif session.connected:
+            session.identity = msgspec.structs.replace(session.identity, expires_at=message.get("expires_at"))
+            switchboard.watch_expiry(session)
+            session.protocol.prolonged(session)
+
+
+def _message(switchboard: Switchboard, message: dict[str, Any]) -> None:
+    if not _names_somebody(message):
+        return
+    for session in _chosen(switchboard, message):
+        if session.connected:
+            session.protocol.messaged(session, message.get("data"))
+
+
+def _emulate(switchboard: Switchboard, message: dict[str, Any]) -> None:
+    session = switchboard.emulated.get(message["session"])
+    if session is not None:
+        session.feed(message["data"])
 
 
 def _rejudge(switchboard: Switchboard, message: dict[str, Any]) -> None:
@@ -115,7 +244,8 @@ async def _judge_again(sessions: Sequence[Session], only: str | None = None) -> 
     try:
         verdicts = await identity.judge(
             [
-                (session.identity, [found.topic for found in subscriptions.values()])
+                # What a token or the server granted, the declaration is not asked about.
+                (session.identity, [found.topic for found in subscriptions.values() if found.grant is None])
                 for session, subscriptions in zip(sessions, judged, strict=True)
             ]
         )
@@ -159,4 +289,8 @@ _OPERATIONS: dict[str, Callable[[Switchboard, dict[str, Any]], None]] = {
     "disconnect": _disconnect,
     "unsubscribe": _unsubscribe,
     "rejudge": _rejudge,
+    "subscribe": _subscribe,
+    "refresh": _refresh,
+    "message": _message,
+    "emulate": _emulate,
 }

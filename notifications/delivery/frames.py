@@ -43,14 +43,36 @@ def websocket_deflated_text(payload: bytes) -> bytes:
     """
     if len(payload) < DEFLATE_LEAST_BYTES:
         return websocket_text(payload)
+    return websocket_frame(0xC1, _deflated(payload))
+
+
+def _deflated(payload: bytes) -> bytes:
     deflating = zlib.compressobj(_DEFLATE_LEVEL, zlib.DEFLATED, -DEFLATE_WINDOW_BITS, _DEFLATE_MEMORY)
-    compressed = deflating.compress(payload) + deflating.flush(zlib.Z_SYNC_FLUSH)
-    return websocket_frame(0xC1, compressed[:-4])
+    return (deflating.compress(payload) + deflating.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def websocket_binary(payload: bytes) -> bytes:
+    """A whole binary message, uncompressed."""
+    return websocket_frame(0x82, payload)
+
+
+def websocket_deflated_binary(payload: bytes) -> bytes:
+    """A whole binary message, compressed as `websocket_deflated_text()` does."""
+    if len(payload) < DEFLATE_LEAST_BYTES:
+        return websocket_binary(payload)
+    return websocket_frame(0xC2, _deflated(payload))
 
 
 def unframed(payload: bytes) -> bytes:
     """The payload itself, for transports whose server does the framing."""
     return payload
+
+
+#: What makes frames of binary payloads where another framing makes them of texts.
+_BINARY: dict[Framing, Framing] = {
+    websocket_text: websocket_binary,
+    websocket_deflated_text: websocket_deflated_binary,
+}
 
 
 class Encoding:
@@ -61,7 +83,7 @@ class Encoding:
 
     __slots__ = ("framing", "joins", "ping", "protocol")
 
-    _known: dict[tuple[str, Framing], Encoding] = {}
+    _known: dict[tuple[WireProtocol, Framing], Encoding] = {}
 
     def __init__(self, protocol: WireProtocol, framing: Framing) -> None:
         self.protocol = protocol
@@ -74,8 +96,10 @@ class Encoding:
 
     @classmethod
     def of(cls, protocol: WireProtocol, framing: Framing) -> Encoding:
-        """The encoding of a protocol with a framing."""
-        pair = (protocol.name, framing)
+        """The encoding of a protocol on a transport with this framing of texts."""
+        if protocol.binary:
+            framing = _BINARY.get(framing, framing)
+        pair = (protocol, framing)
         if pair not in cls._known:
             cls._known[pair] = cls(protocol, framing)
         return cls._known[pair]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import notifications
 from notifications.delivery import codes, control, presence
 from notifications.delivery.registry import Node, registry
+from notifications.delivery.roster import Roster
 from notifications.events import conf
 from notifications.events.exceptions import LogUnavailable
 from notifications.events.logs import log_for
@@ -39,6 +40,7 @@ class Housekeeping:
         self._trouble = False
         # Topics whose number of subscriptions has changed since the registry was told.
         self._recounted: set[str] = set()
+        self._roster = Roster(switchboard.sessions)
 
     def coroutines(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run as long as the switchboard does."""
@@ -48,9 +50,14 @@ class Housekeeping:
         """The number of a topic's subscriptions has changed."""
         self._recounted.add(topic)
 
+    def roster_changed(self, session: Session) -> None:
+        """A session was opened or closed, or something is different of what the registry is told of it."""
+        self._roster.changed(session)
+
     def reconnected(self) -> None:
         """The layer may have lost messages: those of topics are in the log, those of the control plane are not."""
         self._control_may_have_failed()
+        self._roster.tell_anew()  # a Redis that took over from another may lack what that was told last
         self._switchboard.spawn(self._compare_all())
 
     def _control_may_have_failed(self) -> None:
@@ -66,6 +73,8 @@ class Housekeeping:
             try:
                 for session in switchboard.wheel.due():
                     self._look_after(session)
+                for session in switchboard.expiries.due():
+                    self._end_expired(session)
                 await self.renew_lease()
                 if self._trouble:
                     self._trouble = False
@@ -82,15 +91,28 @@ class Housekeeping:
     def _look_after(self, session: Session) -> None:
         if session.closed_with is not None or session.id not in self._switchboard.sessions:
             return
-        expires_at = session.identity.expires_at
         if not session.connected:
             session.disconnect(codes.STALE)
         elif session.awaiting_pong:
             session.disconnect(codes.NO_PONG)
-        elif expires_at is not None and expires_at < time.time():
-            session.disconnect(codes.EXPIRED)
         else:
             self._switchboard.wheel.add(session, self._ping(session))
+
+    def _end_expired(self, session: Session) -> None:
+        """End what has expired, and was not prolonged in the time that clients have for that."""
+        late = time.time() - conf.get("HUB_EXPIRED_SECONDS")
+        if session.identity.expires_at is not None and session.identity.expires_at <= late:
+            session.disconnect(codes.EXPIRED)
+            return
+        for name, subscription in list(session.subscriptions.items()):
+            grant = subscription.grant
+            if grant is None or grant.expires_at is None or grant.expires_at > late:
+                continue
+            if subscription.by_server:
+                session.disconnect(codes.SUBSCRIPTION_EXPIRED)
+                return
+            session.unsubscribe_by_server(name, codes.UNSUBSCRIBED_EXPIRED)
+        self._switchboard.watch_expiry(session)
 
     def _ping(self, session: Session) -> float:
         """Ping a session; returns in how many seconds it is looked at again."""
@@ -140,6 +162,8 @@ class Housekeeping:
         try:
             if not await registry().renew(node, {name: self._subscribers(name) for name in recounted}):
                 self._recounted.update(switchboard.topics)
+                self._roster.tell_anew()
+            await registry().tell(switchboard.node, self._roster)
         except BaseException:
             self._recounted |= recounted  # to be told at the next attempt
             raise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from notifications.delivery import codes, metrics
 from notifications.delivery.frames import Encoding
+from notifications.delivery.variants import VariantReceivers
 from notifications.events.event import Cursor, EncodedEvent
 from notifications.events.exceptions import LogUnavailable
 from notifications.events.logs import Page, log_for
@@ -40,6 +41,7 @@ class LiveTopic:
         "ready",
         "switchboard",
         "topic",
+        "variants",
         "waiting",
     )
 
@@ -48,6 +50,8 @@ class LiveTopic:
         self.topic = topic
         self.group = group_of(topic.name)
         self.ready: dict[Session, Subscription] = {}
+        # Those of the ready that do not get every event as it is.
+        self.variants = VariantReceivers()
         # Subscriptions that are held, or were served from the log beyond this topic's position.
         self.waiting: list[Subscription] = []
         self.position: Cursor | None = None
@@ -74,20 +78,28 @@ class LiveTopic:
 
     @property
     def empty(self) -> bool:
-        return not self.ready and not self.waiting
+        return not self.ready and not self.waiting and not self.variants.subscriptions
 
     def subscriptions(self) -> list[Subscription]:
         """All subscriptions, held ones included."""
-        return [*self.ready.values(), *self.waiting]
+        return [*self.ready.values(), *self.variants.subscriptions.values(), *self.waiting]
+
+    def live_subscriptions(self) -> list[tuple[Session, Subscription]]:
+        """The subscriptions that take part in the fan-out."""
+        return [*self.ready.items(), *self.variants.subscriptions.items()]
+
+    def leave(self, subscription: Subscription) -> None:
+        """Take a subscription off the topic."""
+        self.ready.pop(subscription.session, None)
+        self.variants.subscriptions.pop(subscription.session, None)
+        if self.waiting:
+            self.waiting = [waiting for waiting in self.waiting if waiting is not subscription]
 
     def release(self, subscription: Subscription) -> None:
         """Send what was held for a subscription, and let it take part in the fan-out."""
         held, subscription.held = subscription.held or [], None
-        session = subscription.session
         for event in held:
-            offset = event.offset or 0
-            if offset == 0 or offset > subscription.floor:
-                session.send_frame(session.encoding.frame(event))
+            subscription.send(event)
         self._promote()
 
     def _promote(self) -> None:
@@ -99,7 +111,8 @@ class LiveTopic:
         behind = []
         for subscription in self.waiting:
             if subscription.held is None and (subscription.floor <= offset or not self.topic.retention.kept):
-                self.ready[subscription.session] = subscription
+                receivers = self.ready if subscription.variant is None else self.variants.subscriptions
+                receivers[subscription.session] = subscription
             else:
                 behind.append(subscription)
         self.waiting = behind
@@ -128,7 +141,7 @@ class LiveTopic:
             self.position = Cursor(event.offset, event.epoch)
         if exclude is not None:
             self._fan_out_to_others(event, exclude)
-        elif self.ready:
+        elif self.ready or self.variants.subscriptions:
             if not self._turn:
                 self.switchboard.writer.topic_later(self)
             self._turn.append(event)
@@ -143,13 +156,16 @@ class LiveTopic:
 
     def _fan_out_to_others(self, event: EncodedEvent, exclude: str) -> None:
         self.hand_out()
-        self._send([event], [session for session in self.ready if session.id != exclude])
+        self._send([event], [session for session in self.ready if session.id != exclude], exclude)
 
-    def _send(self, events: Sequence[EncodedEvent], sessions: Collection[Session]) -> None:
+    def _send(self, events: Sequence[EncodedEvent], sessions: Collection[Session], exclude: str | None = None) -> None:
         """Send events to sessions: encoded once each, and joined for those who take that."""
         encoded: dict[Encoding, list[bytes]] = {}
         begun: list[Session] = []
+        delivered = len(events) * len(sessions)
         try:
+            if self.variants.subscriptions:
+                delivered += self.variants.send(events, exclude=exclude)
             for session in sessions:
                 encoding = session.encoding
                 pieces = encoded.get(encoding)
@@ -169,7 +185,6 @@ class LiveTopic:
             self.reset()
         finally:  # also when one encoding fails: who has frames and is not to be written would never be again
             self.switchboard.writer.sessions_later(begun)
-        delivered = len(events) * len(sessions)
         metrics.delivered_in(namespace_of(self.topic.name)).inc(delivered)
         self.switchboard.delivered += delivered
 
@@ -180,8 +195,8 @@ class LiveTopic:
                 continue
             if subscription.held is not None:
                 subscription.held.append(event)
-            elif not event.offset or event.offset > subscription.floor:
-                session.send_frame(session.encoding.frame(event))
+            else:
+                subscription.send(event)
         self._promote()
 
     def repair(self) -> None:
@@ -222,12 +237,19 @@ class LiveTopic:
         if page.events[0].offset != self.position.offset + 1:
             self.reset(page.position)
             return True
-        excluded = {event.offset: exclude for event, exclude in self.pending}
-        for event in page.events:
-            self._fan_out(event, excluded.get(event.offset))
-        metrics.gaps_repaired.labels(namespace_of(self.topic.name)).inc(len(page.events))
+        excluded = {
+            event.offset or 0: exclude
+            for event, exclude in self.pending
+            if event.epoch == self.position.epoch and (event.offset or 0) > self.position.offset
+        }
+        # Not beyond what was announced: who is not to get the events after it is told by their announcements.
+        last = max(excluded, default=page.position.offset)
+        served = [event for event in page.events if (event.offset or 0) <= last]
+        for event in served:
+            self._fan_out(event, excluded.get(event.offset or 0))
+        metrics.gaps_repaired.labels(namespace_of(self.topic.name)).inc(len(served))
         self._keep_following()
-        return bool(self.pending) or self.position == page.position
+        return bool(self.pending) or self.position.offset >= min(last, page.position.offset)
 
     def _keep_following(self) -> None:
         """Of what arrived meanwhile, keep what follows the position without a hole; the log has the rest."""

@@ -16,10 +16,9 @@ import msgspec
 from notifications.events import conf
 from notifications.events.messages import group_of, presence_message
 from notifications.events.redis_clients import async_client, translated_errors
-from notifications.events.topics import ResolvedTopic
 
 if TYPE_CHECKING:
-    from notifications.delivery.session import Session
+    from notifications.delivery.subscription import Subscription
     from notifications.delivery.switchboard import Switchboard
 
 Info = dict[str, Any]
@@ -124,29 +123,32 @@ async def members(topic: str) -> dict[str, Info]:
     return await store().members(topic)
 
 
-async def join(session: Session, topic: ResolvedTopic) -> None:
-    """Begin a session's lease on a topic, and tell the others where the topic says so."""
+async def join(subscription: Subscription) -> None:
+    """Begin the lease of a subscriber, and tell the others where the topic says so."""
+    session, topic = subscription.session, subscription.topic
     if not session.switchboard.serving:
         return
-    await store().put([(topic.name, session.id, session.client_info)])
+    await store().put([(topic.name, session.id, subscription.client_info)])
     if topic.name not in session.subscriptions:
         await store().remove(topic.name, session.id)  # it left while the lease was being written
-    elif topic.declaration.join_leave:
-        await _announce(session, topic, "join")
+    elif subscription.announced:
+        await _announce(subscription, "join")
 
 
-async def leave(session: Session, topic: ResolvedTopic) -> None:
-    """End a session's lease on a topic, and tell the others where the topic says so."""
+async def leave(subscription: Subscription) -> None:
+    """End the lease of a subscriber, and tell the others where the topic says so."""
+    session, topic = subscription.session, subscription.topic
     if not session.switchboard.serving:
         return
     await store().remove(topic.name, session.id)
-    if topic.declaration.join_leave:
-        await _announce(session, topic, "leave")
+    if subscription.announced:
+        await _announce(subscription, "leave")
 
 
-async def _announce(session: Session, topic: ResolvedTopic, action: str) -> None:
-    message = presence_message(topic.name, action, session.id, session.client_info)
-    await session.switchboard.send_to_group(group_of(topic.name), message)
+async def _announce(subscription: Subscription, action: str) -> None:
+    session, name = subscription.session, subscription.topic.name
+    message = presence_message(name, action, session.id, subscription.client_info)
+    await session.switchboard.send_to_group(group_of(name), message)
 
 
 async def renew(switchboard: Switchboard) -> None:
@@ -154,10 +156,10 @@ async def renew(switchboard: Switchboard) -> None:
     if not switchboard.serving:
         return
     entries = [
-        (name, session.id, session.client_info)
+        (name, session.id, subscription.client_info)
         for session in switchboard.sessions.values()
         for name, subscription in session.subscriptions.items()
-        if subscription.established and subscription.topic.declaration.presence
+        if subscription.established and subscription.present
     ]
     if entries:
         await store().put(entries)

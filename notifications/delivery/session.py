@@ -5,29 +5,40 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
-from notifications.delivery import codes, identity, metrics, presence
+from notifications.delivery import codes, identity, limits, metrics, presence, tokens
 from notifications.delivery.codes import Code, CommandError, Disconnect
 from notifications.delivery.frames import Encoding, Framing
 from notifications.delivery.identity import ANONYMOUS, Identity
+from notifications.delivery.recovery import recover
 from notifications.delivery.subscription import Recovery, Subscription
+from notifications.delivery.variants import Variant
 from notifications.events import conf
 from notifications.events.event import Cursor, EncodedEvent, Sender
 from notifications.events.exceptions import HubError, InvalidEvent, LogUnavailable, UnknownTopic
 from notifications.events.logs import Page, log_for
 from notifications.events.retention import Kind
-from notifications.events.services import apublish_encoded
+from notifications.events.services import apublish_encoded, publish_soon
 from notifications.events.topics import ResolvedTopic, namespace_of, resolve
 
 if TYPE_CHECKING:
+    from notifications.delivery.identity import SubscriptionGrant
     from notifications.delivery.protocols.base import WireProtocol
     from notifications.delivery.switchboard import Switchboard
 
 logger = logging.getLogger(__name__)
 
 MAX_WAITING_COMMANDS = 1_000
+
+
+class UnsubscribedMeanwhile(CommandError):
+    """The server ended a subscription that was still being made."""
+
+    def __init__(self) -> None:
+        super().__init__(codes.BAD_REQUEST, "unsubscribed meanwhile")
 
 
 class Transport(Protocol):
@@ -65,7 +76,10 @@ class Session:
 
     __slots__ = (
         "_task",
+        "address",
+        "agent",
         "allowance",
+        "arrival",
         "awaiting_pong",
         "beside",
         "closed_with",
@@ -74,6 +88,7 @@ class Session:
         "encoding",
         "id",
         "identity",
+        "opened_at",
         "outgoing",
         "protocol",
         "state",
@@ -88,8 +103,15 @@ class Session:
         protocol: WireProtocol,
         transport: Transport,
         identity: Identity = ANONYMOUS,
+        *,
+        address: str = "",
+        agent: str = "",
     ) -> None:
         self.id = secrets.token_hex(16)
+        #: The client's network address as the server sees it, and what it calls itself.
+        self.address = address
+        self.agent = agent
+        self.opened_at = time.time()
         self.switchboard = switchboard
         self.protocol = protocol
         self.transport = transport
@@ -103,6 +125,8 @@ class Session:
         self.connected = False
         self.awaiting_pong = False
         self.allowance = 0
+        #: What `limits.count_command()` keeps.
+        self.arrival = 0.0
         self.beside = 0
         self.closed_with: Code | None = None
 
@@ -204,19 +228,12 @@ class Session:
         finally:
             self._task = None
 
-    def run_beside(self, command: Coroutine[Any, Any, None]) -> None:
-        """Run a command beside those that are running; it is for the caller to know that their order is no matter."""
-        if self.beside >= MAX_WAITING_COMMANDS:
-            command.close()
-            raise Disconnect(codes.TOO_MANY_REQUESTS)
-        self.beside += 1
-        self.switchboard.spawn(self._run_beside(command))
-
-    async def _run_beside(self, command: Coroutine[Any, Any, None]) -> None:
+    def run_for_server(self, command: Coroutine[Any, Any, None]) -> None:
+        """Run what the server asks of the session after the client's commands; never raises."""
         try:
-            await self._run_one(command)
-        finally:
-            self.beside -= 1
+            self.run(command)
+        except Disconnect as disconnect:
+            self.disconnect(disconnect.code)
 
     async def _run_one(self, command: Coroutine[Any, Any, None]) -> None:
         try:
@@ -227,21 +244,24 @@ class Session:
             logger.exception("a command of a %s session failed", self.protocol.name)
             self.disconnect(codes.SERVER_ERROR)
 
-    def publishes_in_order(self, name: str) -> bool:
-        """Whether publications of this session to a topic reach its log in order without waiting for each other.
+    def publishes_in_order(self, name: str) -> ResolvedTopic | None:
+        """The topic, if this session may publish to it and its publications need not wait for each other.
 
         So it is where nothing has to be asked first, nothing else is running, and the log appends in the order in
         which it is called; the durable log does so on several threads.
         """
-        if self._task is not None:
-            return False
+        if self._task is not None or conf.get("HUB_MAX_PUBLISHES_PER_SECOND"):
+            return None
         try:
             topic = resolve(name)
-        except HubError:
-            return False
-        if topic.retention.kind is Kind.DURABLE:
-            return False
-        return self._subscribers_may(topic, "publish") or self._is_at_hand(topic, "publish")
+            if topic.retention.kind is Kind.DURABLE:
+                return None
+            if self._subscribers_may(topic, "publish"):
+                return topic
+            known = self.switchboard.revocations
+            return topic if identity.allows_at_hand(self.identity, topic, "publish", revocations=known) else None
+        except Exception:  # noqa: BLE001 - also of a site's permission method; the command meets it, and is answered
+            return None
 
     async def subscribe(
         self,
@@ -250,29 +270,34 @@ class Session:
         since: Cursor | None = None,
         by_server: bool = False,
         join_leave: bool = False,
+        token: str = "",
+        grant: SubscriptionGrant | None = None,
+        variant: Variant | None = None,
     ) -> Recovery:
         """Subscribe to a topic, and read what was published after `since` if that is given.
 
-        The subscription is held until its `release()`, so that the answer can be written first. Raises
-        CommandError with the protocol's code when that is not possible; `since` is then untouched.
+        A `token` for the topic, or a `grant` of the server, stands in the place of the declaration's permission. The
+        subscription is held until its `release()`, so that the answer can be written first. Raises CommandError with
+        the protocol's code when that is not possible; `since` is then untouched.
         """
-        topic = self._resolved(name)
+        topic = self.resolved(name)
         if name in self.subscriptions:
             raise CommandError(codes.ALREADY_SUBSCRIBED)
         if len(self.subscriptions) >= conf.get("HUB_MAX_SUBSCRIPTIONS"):
             raise CommandError(codes.LIMIT_EXCEEDED)
-        declared = topic.declaration.join_leave
-        subscription = Subscription(self, topic, by_server=by_server, join_leave=join_leave and declared)
+        subscription = Subscription(self, topic, by_server=by_server, grant=grant, variant=variant)
         self.subscriptions[name] = subscription
         try:
-            if not by_server and not await self._allows(topic, "subscribe"):
-                raise CommandError(codes.PERMISSION_DENIED)
+            if not by_server:
+                subscription.grant = await self._admitted(topic, token)
+            forced = subscription.follows("force_push_join_leave", declared=topic.declaration.force_join_leave)
+            subscription.join_leave = topic.declaration.join_leave and (join_leave or forced)
             self._still_wanted(subscription)
             await self.switchboard.attach(subscription)
-            recovery = await self._recover(subscription, since)
+            recovery = await recover(subscription, since)
             self._still_wanted(subscription)
-            if topic.declaration.presence:
-                self.switchboard.spawn(presence.join(self, topic))
+            if subscription.present:
+                self.switchboard.spawn(presence.join(subscription))
         except BaseException as error:
             if self.subscriptions.get(name) is subscription:
                 del self.subscriptions[name]
@@ -283,35 +308,40 @@ class Session:
         subscription.floor = recovery.position.offset
         subscription.established = True
         self.switchboard.counted(name, 1)
+        self.switchboard.watch_expiry(self)
         metrics.subscriptions_in(namespace_of(name)).inc()
         return recovery
+
+    async def _admitted(self, topic: ResolvedTopic, token: str) -> SubscriptionGrant | None:
+        """What a subscription token grants, or None where the declaration allows it; raises CommandError otherwise."""
+        if token:
+            return await tokens.subscription_grant(token, topic=topic.name, identity=self.identity)
+        if not await self._allows(topic, "subscribe"):
+            raise CommandError(codes.PERMISSION_DENIED)
+        return None
+
+    async def prolong(self, name: str, token: str) -> SubscriptionGrant:
+        """Take a new token for a subscription that was made with one. Raises CommandError."""
+        subscription = self.subscriptions.get(name)
+        if subscription is None or not subscription.established:
+            raise CommandError(codes.PERMISSION_DENIED, "there is no such subscription")
+        if not token:
+            raise CommandError(codes.BAD_REQUEST, "the token is missing")
+        try:
+            grant = await tokens.subscription_grant(token, topic=name, identity=self.identity)
+        except CommandError as error:
+            # A token that is to prolong and has expired itself is not asked for again, as one to begin with is.
+            raise CommandError(codes.EXPIRED_ALREADY) if error.code is codes.TOKEN_EXPIRED else error from error
+        subscription.grant = grant
+        self.switchboard.watch_expiry(self)
+        return grant
 
     def _still_wanted(self, subscription: Subscription) -> None:
         """Raise when the session was closed, or unsubscribed, while the subscription waited."""
         if self.closed_with is not None:
             raise CommandError(codes.INTERNAL, "the session was closed meanwhile")
         if self.subscriptions.get(subscription.topic.name) is not subscription:
-            raise CommandError(codes.BAD_REQUEST, "unsubscribed meanwhile")
-
-    async def _recover(self, subscription: Subscription, since: Cursor | None) -> Recovery:
-        topic, live = subscription.topic, subscription.live
-        while True:
-            subscription.outdated = False
-            if since is None or not topic.retention.kept:
-                position = live.position if live is not None else None
-                return Recovery(subscription, position or Cursor(), [], None)
-            limit = conf.get("HUB_MAX_HISTORY")
-            if live is not None and live.position is not None and since.epoch in ("", live.position.epoch):
-                # The log need not be asked where nothing was missed, or too much: a storm of reconnects reads little.
-                missed = live.position.offset - since.offset
-                if missed == 0 or missed > limit:
-                    return Recovery(subscription, live.position, [], missed == 0)
-            page = await log_for(topic.retention).aread(topic, since=since, limit=limit)
-            if not subscription.outdated:
-                recovered = page.continues(since)
-                return Recovery(subscription, page.position, page.events if recovered else [], recovered)
-            if subscription.held is not None:
-                subscription.held.clear()  # of the run that has ended
+            raise UnsubscribedMeanwhile
 
     def unsubscribe(self, name: str) -> Subscription | None:
         """End a subscription; returns it, or None when there was none."""
@@ -322,8 +352,8 @@ class Session:
             metrics.subscriptions_in(namespace_of(name)).dec()
             self.switchboard.detach(subscription)
             self.switchboard.counted(name, -1)
-            if subscription.topic.declaration.presence:
-                self.switchboard.spawn(presence.leave(self, subscription.topic))
+            if subscription.present:
+                self.switchboard.spawn(presence.leave(subscription))
         return subscription
 
     def unsubscribe_by_server(self, name: str, code: Code) -> None:
@@ -332,20 +362,47 @@ class Session:
         if subscription is not None:
             self.protocol.unsubscribed(self, subscription, code)
 
-    async def publish(self, name: str, data: Any, *, type: str | None = None) -> EncodedEvent:
+    async def publish(self, name: str, data: Any) -> EncodedEvent:
         """Publish on behalf of the client. Raises CommandError with the protocol's code."""
         topic = await self._permitted(name, "publish", "publish")
-        sender = Sender(self.identity.user, self.id, self.identity.info)
+        rate = conf.get("HUB_MAX_PUBLISHES_PER_SECOND")
+        if rate and await limits.wait_for(scope="publish", subject=self.identity.user or self.id, rate=rate):
+            raise CommandError(codes.TOO_MANY)
         try:
-            return await apublish_encoded(name, type or topic.declaration.default_type, data, sender=sender)
+            return await apublish_encoded(topic.name, topic.declaration.default_type, data, sender=self._sender)
         except InvalidEvent as error:
             raise CommandError(codes.BAD_REQUEST, str(error)) from error
         except LogUnavailable as error:
             raise CommandError(codes.INTERNAL, str(error)) from error
 
+    def publish_soon(self, topic: ResolvedTopic, data: Any, done: Callable[[CommandError | None], None]) -> None:
+        """Publish to a topic of `publishes_in_order()` beside other commands; `done` is told of the outcome.
+
+        A task for each publication would cost as much as all that is done in it.
+        """
+        if self.beside >= MAX_WAITING_COMMANDS:
+            raise Disconnect(codes.TOO_MANY_REQUESTS)
+        self.beside += 1
+
+        def ended(outcome: object) -> None:
+            self.beside -= 1
+            if self.closed_with is None:
+                failed = isinstance(outcome, Exception)
+                done(CommandError(codes.INTERNAL, str(outcome)) if failed else None)
+
+        try:
+            publish_soon(topic, data, sender=self._sender, done=ended)
+        except InvalidEvent as error:
+            self.beside -= 1
+            raise CommandError(codes.BAD_REQUEST, str(error)) from error
+
+    @property
+    def _sender(self) -> Sender:
+        return Sender(self.identity.user, self.id, self.identity.info)
+
     async def history(self, name: str, *, since: Cursor | None, limit: int | None, reverse: bool) -> Page:
         """Read kept events on behalf of the client. Raises CommandError with the protocol's code."""
-        topic = self._resolved(name)
+        topic = self.resolved(name)
         if not topic.retention.kept:
             raise CommandError(codes.NOT_AVAILABLE)
         await self._permitted(name, "read_history", "history")
@@ -361,7 +418,7 @@ class Session:
 
     async def presence(self, name: str) -> dict[str, dict[str, Any]]:
         """Who is subscribed, on behalf of the client, by client id. Raises CommandError with the protocol's code."""
-        topic = self._resolved(name)
+        topic = self.resolved(name)
         if not topic.declaration.presence:
             raise CommandError(codes.NOT_AVAILABLE)
         await self._permitted(name, "see_presence", "presence")
@@ -374,26 +431,18 @@ class Session:
         return await identity.allows(self.identity, topic, action, revocations=self.switchboard.revocations)
 
     async def _permitted(self, name: str, action: str, subscribers_action: str) -> ResolvedTopic:
-        topic = self._resolved(name)
+        topic = self.resolved(name)
         if self._subscribers_may(topic, subscribers_action):
             return topic
         if not await self._allows(topic, action):
             raise CommandError(codes.PERMISSION_DENIED)
         return topic
 
-    def _is_at_hand(self, topic: ResolvedTopic, action: str) -> bool:
-        """Whether it is known without the database if the session may do something, be it allowed or not."""
-        try:
-            allowed = identity.allows_at_hand(self.identity, topic, action, revocations=self.switchboard.revocations)
-        except Exception:  # noqa: BLE001 - a site's permission method; the command meets it again, and is answered
-            return False
-        return allowed is not None
-
     def _subscribers_may(self, topic: ResolvedTopic, action: str) -> bool:
         subscription = self.subscriptions.get(topic.name)
         return subscription is not None and subscription.established and action in topic.declaration.subscribers_may
 
-    def _resolved(self, name: str) -> ResolvedTopic:
+    def resolved(self, name: str) -> ResolvedTopic:
         try:
             return resolve(name)
         except UnknownTopic as error:

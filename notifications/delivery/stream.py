@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from urllib.parse import parse_qs
 
-import msgspec
-
 from notifications.delivery import codes
-from notifications.delivery.auth import Receive, Scope, Send, cookies_of, header, identity_of_cookies
+from notifications.delivery.auth import Receive, Scope, Send, address_of, cookies_of, header, identity_of_cookies
 from notifications.delivery.codes import CommandError, Disconnect
+from notifications.delivery.frames import unframed
 from notifications.delivery.identity import Identity
 from notifications.delivery.protocols.sse import RETRY_MILLISECONDS, SSE, StreamSession, decode_cursors, opening
+from notifications.delivery.responses import Problem, respond
+from notifications.delivery.roster import short_agent
 from notifications.delivery.subscription import Recovery
 from notifications.delivery.switchboard import current_switchboard
-from notifications.delivery.tokens import identity_of
-from notifications.delivery.transports import AsgiStreamTransport
+from notifications.delivery.tokens import identify
+from notifications.delivery.transports import AsgiStreamTransport, until_disconnected
 from notifications.events.exceptions import LogUnavailable
 
 logger = logging.getLogger(__name__)
@@ -41,12 +42,8 @@ _STATUS = {
 }
 
 
-async def problem(send: Send, status: int, detail: str) -> None:
-    """Answer with a problem document (RFC 9457)."""
-    body = msgspec.json.encode({"title": HTTPStatus(status).phrase, "status": status, "detail": detail})
-    headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def _refuse(scope: Scope, send: Send, status: int, detail: str) -> None:
+    await respond(scope, send, Problem(status, detail).response)
 
 
 class EventStream:
@@ -62,40 +59,44 @@ class EventStream:
         query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         topics = list(dict.fromkeys(query.get("topic", [])))
         if scope["method"] != "GET":
-            await problem(send, 405, "ask for events with GET")
+            await _refuse(scope, send, 405, "ask for events with GET")
             return
         if not topics or not all(topics):
-            await problem(send, 400, "name at least one topic: /events?topic=…")
+            await _refuse(scope, send, 400, "name at least one topic: /events?topic=…")
             return
+        receiving = asyncio.create_task(until_disconnected(receive))
         try:
-            session, recoveries = await self._open(scope, send, topics, query)
+            transport = AsgiStreamTransport(send, receiving, unframed)
+            session, recoveries = await self._open(scope, transport, topics, query)
+            await self._stream(session, transport, recoveries, receiving)
         except CommandError as error:
             status = _STATUS.get(error.code, 503)
             if status == 503 and "text/event-stream" in header(scope, b"accept"):
                 await come_back(send, error.detail or error.code.reason)
                 return
-            await problem(send, status, error.detail or f"{error.code.reason} (topic: {', '.join(topics)})")
+            await _refuse(scope, send, status, error.detail or f"{error.code.reason} (topic: {', '.join(topics)})")
             return
         except Disconnect as error:
-            await problem(send, 401, error.code.reason)
+            await _refuse(scope, send, 401, error.code.reason)
             return
         except LogUnavailable as error:
-            await problem(send, 503, str(error))
-            return
-        await self._stream(session, recoveries, receive, send)
+            await _refuse(scope, send, 503, str(error))
+        finally:
+            receiving.cancel()
 
     async def _open(
-        self, scope: Scope, send: Send, topics: list[str], query: dict[str, list[str]]
+        self, scope: Scope, transport: AsgiStreamTransport, topics: list[str], query: dict[str, list[str]]
     ) -> tuple[StreamSession, list[Recovery]]:
         """A session that is subscribed to all the topics, its subscriptions still held."""
         identity = await self._identity(scope)
         switchboard = await current_switchboard()
-        if switchboard.draining:
-            raise CommandError(codes.INTERNAL, "this process is stopping; try again")
+        refusal = switchboard.refusal()
+        if refusal is not None:
+            raise CommandError(codes.INTERNAL, refusal.reason)
         last = header(scope, b"last-event-id") or query.get("since", query.get("lastEventId", [""]))[0]
         cursors = decode_cursors(last, topics)
-        transport = AsgiStreamTransport(send, lambda: None)
-        session = StreamSession(switchboard, SSE, transport, identity)
+        agent = short_agent(header(scope, b"user-agent"))
+        session = StreamSession(switchboard, SSE, transport, identity, address=address_of(scope), agent=agent)
         session.opened()
         recoveries = []
         try:
@@ -118,27 +119,24 @@ class EventStream:
         if self.identify is not None and (found := await self.identify(scope)) is not None:
             return found
         if scheme.lower() == "bearer" and token:
-            return identity_of(token.strip())
+            return await identify(token.strip())
         return await identity_of_cookies(cookies_of(scope))
 
-    async def _stream(self, session: StreamSession, recoveries: list[Recovery], receive: Receive, send: Send) -> None:
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-store"),
-            # nginx would hold events back until its buffer is full.
-            (b"x-accel-buffering", b"no"),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        asked = [recovery.recovered for recovery in recoveries if recovery.recovered is not None]
-        session.send(opening(session.state.cursors, all(asked) if asked else None))
-        for recovery in recoveries:
-            for event in recovery.events:
-                session.send_frame(session.encoding.frame(event))
-            recovery.subscription.release()
+    async def _stream(
+        self,
+        session: StreamSession,
+        transport: AsgiStreamTransport,
+        recoveries: list[Recovery],
+        receiving: asyncio.Task[None],
+    ) -> None:
         try:
-            while session.closed_with is None:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    break
+            asked = [recovery.recovered for recovery in recoveries if recovery.recovered is not None]
+            first = opening(session.state.cursors, all(asked) if asked else None)
+            transport.begin([(b"content-type", b"text/event-stream; charset=utf-8")], first)
+            for recovery in recoveries:
+                for event in recovery.events:
+                    session.send_frame(session.encoding.frame(event))
+                recovery.subscription.release()
+            await asyncio.wait([receiving])
         finally:
             session.closed()

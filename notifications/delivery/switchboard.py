@@ -17,9 +17,10 @@ from collections.abc import Coroutine
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from notifications.delivery import codes, control
+from notifications.delivery import codes, control, limits
 from notifications.delivery.frames import Encoding
 from notifications.delivery.housekeeping import Housekeeping
+from notifications.delivery.limits import Admission, Refusal
 from notifications.delivery.live_topic import LiveTopic
 from notifications.delivery.openings import Openings, add_to_groups
 from notifications.delivery.registry import registry
@@ -89,6 +90,11 @@ class Switchboard:
         self.max_outgoing_bytes: int = conf.get("HUB_MAX_OUTGOING_BYTES")
         self.draining = False
         self.wheel = Wheel()
+        # Of sessions that have something which expires.
+        self.expiries = Wheel()
+        # Sessions whose clients send by requests of their own, by the secret that names them.
+        self.emulated: dict[str, Session] = {}
+        self._admission = Admission()
         self.writer = Writer(self.loop)
         self.revocations = Revocations(self.spawn)
         self.housekeeping = Housekeeping(self)
@@ -171,19 +177,31 @@ class Switchboard:
 
     # Sessions.
 
+    def refusal(self) -> Refusal | None:
+        """Why the process takes no further session now; None when it takes one, which is then counted."""
+        if self.draining:
+            return Refusal(503, "this process does not take sessions now; try another", limits.FULL_SECONDS)
+        return self._admission.refusal(len(self.sessions), self.loop.time())
+
     def add(self, session: Session) -> None:
         """A session was opened."""
         self.sessions[session.id] = session
+        self.housekeeping.roster_changed(session)
         self.wheel.add(session, conf.get("HUB_STALE_SECONDS"))
 
     def identified(self, session: Session) -> None:
         """A session's identity became known, or changed."""
         self.sessions_of_user[session.identity.user].add(session)
+        self.housekeeping.roster_changed(session)
 
     def remove(self, session: Session) -> bool:
         """A session was closed; False when it was removed before."""
         if self.sessions.pop(session.id, None) is None:
             return False
+        self.wheel.discard(session)
+        self.expiries.discard(session)
+        self.housekeeping.roster_changed(session)
+        self.emulated.pop(getattr(session.state, "secret", ""), None)
         known = self.sessions_of_user.get(session.identity.user)
         if known is not None:
             known.discard(session)
@@ -196,6 +214,16 @@ class Switchboard:
         session.awaiting_pong = False
         self.wheel.add(session, conf.get("HUB_PING_SECONDS"))
 
+    def watch_expiry(self, session: Session) -> None:
+        """Have a session ended when it, or one of its subscriptions, has expired for `HUB_EXPIRED_SECONDS`."""
+        times = [session.identity.expires_at]
+        times += [found.grant.expires_at for found in session.subscriptions.values() if found.grant is not None]
+        expiring = [at for at in times if at is not None]
+        if expiring and session.closed_with is None:
+            self.expiries.add(session, max(0.0, min(expiring) + conf.get("HUB_EXPIRED_SECONDS") - time.time()))
+        else:
+            self.expiries.discard(session)
+
     # Topics.
 
     async def attach(self, subscription: Subscription) -> Cursor:
@@ -203,6 +231,7 @@ class Switchboard:
 
         Raises LogUnavailable when the layer or the log cannot be reached.
         """
+        self.housekeeping.roster_changed(subscription.session)
         name = subscription.topic.name
         live = self.topics.get(name)
         if live is None:
@@ -223,10 +252,10 @@ class Switchboard:
     def detach(self, subscription: Subscription) -> None:
         """Take a subscription off its topic; the group is left when nobody came back for a while."""
         live, subscription.live = subscription.live, None
+        self.housekeeping.roster_changed(subscription.session)
         if live is None:
             return
-        live.ready.pop(subscription.session, None)
-        live.waiting = [waiting for waiting in live.waiting if waiting is not subscription]
+        live.leave(subscription)
         if live.empty:
             self.loop.call_later(LINGER_SECONDS, self._close_if_empty, live)
 
@@ -299,7 +328,7 @@ class Switchboard:
             return
         live.hand_out()  # who left has published before
         frames: dict[Encoding, bytes | None] = {}
-        for session, subscription in live.ready.items():
+        for session, subscription in live.live_subscriptions():
             if not subscription.join_leave or session.id == message["client"]:
                 continue
             encoding = session.encoding

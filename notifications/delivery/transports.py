@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from notifications.delivery.codes import Code
 from notifications.delivery.frames import Framing, unframed
 
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
 _CLOSE_SECONDS = 5.0
 
@@ -20,7 +21,7 @@ class AsgiTransport(ABC):
 
     framing: Framing = staticmethod(unframed)
 
-    def __init__(self, send: Send, on_close: Callable[[], None]) -> None:
+    def __init__(self, send: Send, on_close: Callable[[], object]) -> None:
         self._send = send
         self._on_close = on_close
         self._queue: list[dict[str, Any]] = []
@@ -87,7 +88,13 @@ class AsgiTransport(ABC):
 class AsgiWebSocketTransport(AsgiTransport):
     """A WebSocket of any ASGI server."""
 
+    def __init__(self, send: Send, on_close: Callable[[], None], *, binary: bool = False) -> None:
+        super().__init__(send, on_close)
+        self._binary = binary
+
     def event(self, payload: bytes) -> dict[str, Any]:
+        if self._binary:
+            return {"type": "websocket.send", "bytes": payload}
         return {"type": "websocket.send", "text": payload.decode()}
 
     def close_event(self, code: Code) -> dict[str, Any]:
@@ -95,10 +102,42 @@ class AsgiWebSocketTransport(AsgiTransport):
 
 
 class AsgiStreamTransport(AsgiTransport):
-    """The body of an HTTP response that does not end by itself."""
+    """An HTTP answer that does not end by itself: what is written waits until it has begun.
+
+    `receiving` is the task that waits for the client to go away; it is cancelled when the server has ended the answer.
+    """
+
+    def __init__(self, send: Send, receiving: asyncio.Task[None], framing: Framing) -> None:
+        super().__init__(send, receiving.cancel)
+        self.framing = framing
+        self._begun = False
+
+    def begin(self, headers: Iterable[tuple[bytes, bytes]], prelude: bytes = b"") -> None:
+        """Send the head of the answer, and the first bytes of its body."""
+        head = [
+            *headers,
+            (b"cache-control", b"no-store"),
+            (b"x-content-type-options", b"nosniff"),
+            # nginx would hold what is sent back until its buffer is full.
+            (b"x-accel-buffering", b"no"),
+        ]
+        start = {"type": "http.response.start", "status": 200, "headers": head}
+        self._queue[:0] = [start, self.event(prelude)]
+        self._begun = True
+        self._start()
+
+    def _start(self) -> None:
+        if self._begun:
+            super()._start()
 
     def event(self, payload: bytes) -> dict[str, Any]:
         return {"type": "http.response.body", "body": payload, "more_body": True}
 
     def close_event(self, code: Code) -> dict[str, Any]:
         return {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+async def until_disconnected(receive: Receive) -> None:
+    """Wait until the client of an HTTP request has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -10,6 +10,7 @@ from django.urls import path
 
 from notifications.delivery.auth import Application, IdentityMiddleware, Receive, Scope, Send, refuse
 from notifications.delivery.consumers import CentrifugeConsumer
+from notifications.delivery.emulation import emulation_applications
 from notifications.server.lifespan import Around, Lifespan
 
 
@@ -39,12 +40,13 @@ def hub_application(
     """The ASGI application of a server process.
 
     `django` serves everything that `http` (by path prefix) does not; `websockets` are URL patterns beside
-    `/connection/websocket`; `around` runs as long as the process serves.
+    `/connection/websocket`; `around` runs as long as the process serves. The transports for clients that cannot have
+    a WebSocket are `/connection/http_stream` and `/connection/sse`, with `/emulation`.
     """
     routes = [path("connection/websocket", CentrifugeConsumer.as_asgi()), *websockets]
     application: Application = ProtocolTypeRouter(
         {
-            "http": PathRouter(http or {}, django),
+            "http": PathRouter({**emulation_applications(), **(http or {})}, django),
             "websocket": IdentityMiddleware(_NotFound(URLRouter(routes))),
             "lifespan": Lifespan(around),
         }

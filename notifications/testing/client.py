@@ -61,33 +61,47 @@ class HubClient:
         self.transport = transport
         self._ids = itertools.count(1)
         self._pushes: list[dict[str, Any]] = []
+        #: What `connect` was answered with.
+        self.connect_result: dict[str, Any] = {}
 
     @classmethod
-    async def connected(cls, user: Any = None) -> HubClient:
-        """A client that is connected as a Django user, or as a visitor."""
+    async def opened(cls, user: Any = None) -> HubClient:
+        """A client of a Django user, or a visitor, that has not sent `connect` yet."""
         identity = ANONYMOUS
         if user is not None:
             identity = Identity(user=str(user.pk), info=sender_of(user).info, auth_hash=auth_hash_of(user))
         transport = MemoryTransport()
         session = Session(await current_switchboard(), CENTRIFUGE, transport, identity)
         session.opened()
-        client = cls(session, transport)
-        await client.command("connect")
+        return cls(session, transport)
+
+    @classmethod
+    async def connected(cls, user: Any = None, *, token: str = "") -> HubClient:
+        """A client that is connected as a Django user, with a token, or as a visitor."""
+        client = await cls.opened(user)
+        client.connect_result = await client.command("connect", **({"token": token} if token else {}))
         return client
 
-    async def command(self, method: str, **request: Any) -> dict[str, Any]:
-        """Send a command and return its result. Raises ErrorReply when the hub answers with an error."""
+    def send(self, method: str, /, **request: Any) -> int:
+        """Send a command and wait for nothing; returns its id."""
         number = next(self._ids)
         self.session.feed(msgspec.json.encode({"id": number, method: request}).decode())
-        while True:
-            message = await self._next_message()
-            if message.get("id") != number:
-                self._pushes.append(message)
-            elif "error" in message:
-                raise ErrorReply(message["error"]["code"], message["error"]["message"])
-            else:
-                result: dict[str, Any] = message[method]
-                return result
+        return number
+
+    async def answer(self, method: str, /, **request: Any) -> dict[str, Any]:
+        """Send a command and return the result, or the error, that the hub answers with."""
+        number = self.send(method, **request)
+        while (message := await self._next_message()).get("id") != number:
+            self._pushes.append(message)
+        answered: dict[str, Any] = message["error"] if "error" in message else message[method]
+        return answered
+
+    async def command(self, method: str, /, **request: Any) -> dict[str, Any]:
+        """Send a command and return its result. Raises ErrorReply when the hub answers with an error."""
+        answered = await self.answer(method, **request)
+        if answered.keys() >= {"code", "message"}:
+            raise ErrorReply(answered["code"], answered["message"])
+        return answered
 
     async def subscribe(self, topic: str, *, since: Cursor | None = None, **request: Any) -> dict[str, Any]:
         """Subscribe, with recovery when `since` is given."""

@@ -66,7 +66,9 @@ def published() -> Iterator[PublishedEvents]:
 
 @pytest.fixture
 async def hub_client() -> AsyncIterator[Callable[..., Awaitable[HubClient]]]:
-    """Makes connected clients: `client = await hub_client(user)`; they are closed when the test ends.
+    """Makes connected clients: `client = await hub_client(user)`, or `hub_client(token=…)`; closed when the test ends.
+
+    With `connect=False` the command of that name is left to the test.
 
     The test needs the database as committed rows (`pytest.mark.django_db(transaction=True)`), because the hub
     asks it from threads of its own.
@@ -76,12 +78,12 @@ async def hub_client() -> AsyncIterator[Callable[..., Awaitable[HubClient]]]:
 
     clients: list[HubClient] = []
 
-    async def connect(user: Any = None) -> HubClient:
-        client = await HubClient.connected(user)
+    async def make(user: Any = None, *, token: str = "", connect: bool = True) -> HubClient:
+        client = await (HubClient.connected(user, token=token) if connect else HubClient.opened(user))
         clients.append(client)
         return client
 
-    yield connect
+    yield make
     for client in clients:
         client.close()
     await stop_current()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 import time
@@ -98,13 +99,43 @@ async def test_a_key_reaches_the_topics_of_its_patterns(stranger: httpx.AsyncCli
     for topic in ("open:1", "open:123", "chat:1", "nobody:declared"):
         answer = await publish(topic)
         assert (answer.status_code, answer.json()) == (403, forbidden)
-    for method in ("history", "presence", "presence_stats"):
-        answer = await stranger.post(f"/api/{method}", json={"channel": "open:1"}, headers=headers)
+    for method in ("history", "history_remove", "presence", "presence_stats", "subscribe", "unsubscribe"):
+        answer = await stranger.post(f"/api/{method}", json={"channel": "open:1", "user": "7"}, headers=headers)
         assert (answer.status_code, answer.json()) == (403, forbidden)
     answer = await stranger.post("/api/broadcast", json={"channels": ["open:12", "open:1"], "data": 2}, headers=headers)
     first, second = answer.json()["result"]["responses"]
     assert first["result"]["offset"] == 2
     assert second == forbidden
+
+
+@pytest.mark.parametrize("patterns", [["open:*"], ["??*", "*:*"]])
+async def test_what_is_about_users_needs_a_key_for_every_topic(
+    stranger: httpx.AsyncClient, patterns: list[str], price: str
+) -> None:
+    _, limited = await in_database_thread(create_api_key, name="Shop", patterns=patterns)
+    _, full = await in_database_thread(create_api_key, name="All", patterns=["open:*", "*"])
+    forbidden = {
+        "error": {
+            "code": 103,
+            "message": "permission denied: this needs a key for every topic, whose patterns include *",
+        }
+    }
+
+    for method, body in (
+        ("disconnect", {"user": "7"}),
+        ("refresh", {"user": "7"}),
+        ("rpc", {"method": price, "params": {"product": 1}}),
+    ):
+        refused, allowed = [
+            await stranger.post(f"/api/{method}", json=body, headers={"X-API-Key": key}) for key in (limited, full)
+        ]
+        assert (refused.status_code, refused.json()) == (200, forbidden)
+        assert list(allowed.json()) == ["result"]
+    commands = {"commands": [{"disconnect": {"user": "7"}}, {"publish": {"channel": "open:1", "data": 1}}]}
+    batch = await stranger.post("/api/batch", json=commands, headers={"X-API-Key": limited})
+    denied, published = batch.json()["replies"]
+    assert denied == forbidden
+    assert published["publish"]["offset"] == 1
 
 
 async def test_a_revocation_is_seen_within_a_second(stranger: httpx.AsyncClient) -> None:
@@ -230,18 +261,19 @@ async def test_numbers_beyond_64_bits_keep_their_digits(api: httpx.AsyncClient) 
     assert '"data":123456789012345678901234567890,' in answer.text
 
 
-async def test_a_large_body_is_a_problem(api: httpx.AsyncClient) -> None:
-    most = 65_536 + 4_096
+@pytest.mark.parametrize(("method", "events"), [("publish", 1), ("subscribe", 1), ("broadcast", 16), ("batch", 16)])
+async def test_a_large_body_is_a_problem(api: httpx.AsyncClient, method: str, events: int) -> None:
+    most = events * (65_536 * 4 // 3 + 16_384)
     head, tail = b'{"channel": "open:1", "data": "', b'"}'
 
     async def chunks() -> Any:
         yield head
-        for _ in range(70):
+        for _ in range(most // 1_024 + 1):
             yield b"x" * 1_024
 
-    fits = await api.post("/api/publish", content=head + b"x" * (most - len(head + tail)) + tail)
-    too_large = await api.post("/api/publish", content=b"x" * (most + 1))
-    without_length = await api.post("/api/publish", content=chunks())
+    fits = await api.post(f"/api/{method}", content=head + b"x" * (most - len(head + tail)) + tail)
+    too_large = await api.post(f"/api/{method}", content=b"x" * (most + 1))
+    without_length = await api.post(f"/api/{method}", content=chunks())
 
     assert fits.json()["error"]["code"] == 107
     expected = (413, "Request Entity Too Large", f"the body has more than {most} bytes")
@@ -249,8 +281,16 @@ async def test_a_large_body_is_a_problem(api: httpx.AsyncClient) -> None:
     assert problem(without_length) == expected
 
 
+async def test_the_largest_data_fits_in_base64_too(api: httpx.AsyncClient) -> None:
+    encoded = base64.b64encode(b'"' + b"x" * 65_534 + b'"').decode()
+
+    answer = await api.post("/api/publish", json={"channel": "open:1", "b64data": encoded})
+
+    assert answer.json()["result"]["offset"] == 1
+
+
 async def test_unknown_methods_are_a_problem(api: httpx.AsyncClient) -> None:
-    for path in ("nothing", "publish/more", "refresh"):
+    for path in ("nothing", "publish/more", "connections"):
         answer = await api.post(f"/api/{path}", json={})
         status, title, detail = problem(answer)
         assert (status, title) == (404, "Not Found")
@@ -311,9 +351,9 @@ async def test_the_openapi_document_describes_every_method(stranger: httpx.Async
     assert len({operation["operationId"] for operation in operations}) == len(METHODS)
     for operation in operations:
         assert operation["summary"]
-        assert set(operation["responses"]) == {"200", "400", "401", "404", "413"}
+        assert set(operation["responses"]) == {"200", "400", "401", "403", "404", "413", "416", "429", "500", "503"}
     publish = document["components"]["schemas"]["PublishRequest"]
-    assert publish["required"] == ["channel", "data"]
+    assert publish["required"] == ["channel"]
     assert publish["properties"]["channel"] == {
         "type": "string",
         "minLength": 1,

@@ -126,7 +126,7 @@ async def test_the_python_sdk_works_unmodified(hub: Hub) -> None:
 
 @pytest.mark.parametrize(
     ("claims", "secret"),
-    [({}, "another secret, long enough to be one"), ({"info": "no object"}, TOKEN_SECRET)],
+    [({}, "another secret, long enough to be one"), ({"channels": "no list"}, TOKEN_SECRET)],
     ids=["signature", "claims"],
 )
 async def test_a_wrong_token_closes_the_socket(hub: Hub, claims: dict[str, Any], secret: str) -> None:

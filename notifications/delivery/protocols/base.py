@@ -9,7 +9,7 @@ from notifications.events.event import EncodedEvent
 
 if TYPE_CHECKING:
     from notifications.delivery.session import Session
-    from notifications.delivery.subscription import Subscription
+    from notifications.delivery.subscription import Recovery, Subscription
 
 
 class WireProtocol(Protocol):
@@ -20,8 +20,13 @@ class WireProtocol(Protocol):
     """
 
     name: str
+    #: Whether payloads are bytes and not texts.
+    binary: bool
     #: Whether a client answers what `encode_ping()` made, and is disconnected when it does not.
     answers_pings: bool
+
+    #: Whether clients can be told of topics that they did not ask for.
+    takes_subscriptions: bool
 
     def new_state(self) -> Any:
         """What the protocol remembers of a new session."""
@@ -47,6 +52,18 @@ class WireProtocol(Protocol):
         """The payload of a ping, or None where the transport has its own."""
         ...
 
+    def subscribed(self, session: Session, recovery: Recovery, data: Any) -> None:
+        """The server subscribed the session, and has `data` for it."""
+        ...
+
+    def messaged(self, session: Session, data: Any) -> None:
+        """The server has something for this client alone, that is no event."""
+        ...
+
+    def prolonged(self, session: Session) -> None:
+        """The server changed when the session expires."""
+        ...
+
     def unsubscribed(self, session: Session, subscription: Subscription, code: Code) -> None:
         """The server ended a subscription of the session."""
         ...
@@ -54,3 +71,19 @@ class WireProtocol(Protocol):
     def closing(self, session: Session, code: Code) -> bytes | None:
         """A last payload before the session is closed with a code, or None."""
         ...
+
+
+class AskedTopicsOnly:
+    """What protocols have in common that know nothing but the topics their client asked for, and speak text."""
+
+    binary = False
+    takes_subscriptions = False
+
+    def subscribed(self, session: Session, recovery: Recovery, data: Any) -> None:
+        """Never happens."""
+
+    def messaged(self, session: Session, data: Any) -> None:
+        """There is no place for it."""
+
+    def prolonged(self, session: Session) -> None:
+        """The client has nothing to do about it."""

@@ -1,70 +1,91 @@
-"""The Centrifuge client protocol, JSON: what the hub's own pages and all the SDKs of Centrifugo speak.
+"""The Centrifuge client protocol: what the hub's own pages and all the SDKs of Centrifugo speak.
 
-A frame holds one or more messages, one JSON object per line. A field with a zero value is left out. Source: the
-public schema of the protocol (`client.proto`) and the behaviour of its clients.
+Source: the public schema of the protocol (`client.proto`) and the behaviour of its clients.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, Raw
 
 import notifications
-from notifications.delivery import codes, identity, metrics
+from notifications.delivery import codes, identity, limits, metrics, rpc, tokens
 from notifications.delivery.codes import Code, CommandError, Disconnect
+from notifications.delivery.protocols import schema
+from notifications.delivery.protocols.codecs import JSON, PROTOBUF, Codec
 from notifications.delivery.protocols.schema import (
+    ClientInfo,
     Command,
     ConnectRequest,
     HistoryRequest,
-    PublicationPush,
+    PresenceRequest,
+    PresenceStatsRequest,
+    Publication,
     PublishRequest,
     Push,
     RefreshRequest,
+    Reply,
     RpcRequest,
+    SendRequest,
+    SubRefreshRequest,
     SubscribeRequest,
-    TopicRequest,
+    UnsubscribeRequest,
     method_of,
     publication_of,
+    tags_of,
 )
-from notifications.delivery.session import Session
+from notifications.delivery.session import Session, UnsubscribedMeanwhile
+from notifications.delivery.signals import client_message
 from notifications.delivery.subscription import Recovery, Subscription
-from notifications.delivery.tokens import identity_of
+from notifications.delivery.tags_filter import compile_filter, filter_key
+from notifications.delivery.variants import Variant
 from notifications.events import conf
 from notifications.events.event import Cursor, EncodedEvent
-from notifications.events.topics import MAX_NAME_LENGTH
+from notifications.events.topics import MAX_NAME_LENGTH, ResolvedTopic
 
 logger = logging.getLogger(__name__)
 
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Command).decode
-
-PING = b"{}"
-
-
-def _without_zeros(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value or isinstance(value, msgspec.Raw)}
+REJECT_UNRECOVERED = 2
+FOSSIL = "fossil"
 
 
 class CentrifugeState:
     """What the protocol remembers of one session."""
 
-    __slots__ = ("connect_seen", "failed")
+    __slots__ = ("connect_seen", "failed", "secret")
 
     def __init__(self) -> None:
         self.connect_seen = False
         self.failed = False
+        #: By which the client of an emulated transport is known when it sends.
+        self.secret = ""
 
 
 class CentrifugeProtocol:
-    """Commands of the Centrifuge protocol as calls on a session."""
+    """Commands of the Centrifuge protocol as calls on a session.
 
-    name = "centrifuge"
-    answers_pings = True
+    With `native_pings` the transport's own pings are sent instead of the protocol's. `emulated` is for transports
+    that have one direction only: what the client sends comes by requests of its own, and a last push tells the code
+    that a WebSocket's close frame would.
+    """
+
+    takes_subscriptions = True
+
+    def __init__(
+        self, codec: Codec = JSON, *, name: str = "centrifuge", native_pings: bool = False, emulated: bool = False
+    ) -> None:
+        self.codec = codec
+        self.name = name
+        self.binary = codec.binary
+        self.emulated = emulated
+        self.answers_pings = not native_pings
 
     def new_state(self) -> CentrifugeState:
         return CentrifugeState()
@@ -73,45 +94,57 @@ class CentrifugeProtocol:
         """Nothing is sent before the client's connect command."""
 
     def received(self, session: Session, data: bytes | str) -> None:
-        if isinstance(data, bytes):
+        if isinstance(data, bytes) and not self.binary:
             raise Disconnect(codes.INAPPROPRIATE_PROTOCOL)
-        messages = data.strip("\n").split("\n")
-        for message in messages:
-            if session.closed_with is not None:
-                return
-            self._received_one(session, message)
+        try:
+            for command in self.codec.commands(data):
+                if session.closed_with is not None:
+                    return
+                self._received_one(session, command)
+        except ValueError as error:
+            raise Disconnect(codes.BAD_FRAME) from error
 
-    def _received_one(self, session: Session, message: str) -> None:
-        if message.strip() == "{}":
+    def _received_one(self, session: Session, command: Command) -> None:
+        method = method_of(command)
+        state: CentrifugeState = session.state
+        if method is None and command.id == 0:
             if not session.awaiting_pong:
                 raise Disconnect(codes.BAD_FRAME)
             session.switchboard.answered_ping(session)
             return
-        try:
-            command = _decode(message)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise Disconnect(codes.BAD_FRAME) from error
-        method = method_of(command)
-        state: CentrifugeState = session.state
-        if method is None or state.failed or (command.id < 1 and method != "send"):
+        if method is None or method == "ping" or state.failed or (command.id < 1 and method != "send"):
             raise Disconnect(codes.BAD_FRAME)
         if (method == "connect") is state.connect_seen:
             raise Disconnect(codes.BAD_FRAME)  # a second connect, or a command before the first
-        if method == "send":
-            raise Disconnect(codes.NOT_SUPPORTED)
         state.connect_seen = True
         request = getattr(command, method)
-        if method == "unsubscribe":
+        if (refusal := self._refusal(session, request)) is not None:
+            state.failed = method == "connect"
+            self._reply_error(session, command.id, refusal)
+            return
+        if method == "publish" and (topic := session.publishes_in_order(request.channel)) is not None:
+            self._publish_soon(session, command.id, topic, request)
+        elif method == "unsubscribe":
             self._unsubscribe(session, command.id, request)
-        elif method == "publish" and session.publishes_in_order(request.channel):
-            session.run_beside(self._answer(session, command.id, method, request))
         else:
             session.run(self._answer(session, command.id, method, request))
+
+    def _refusal(self, session: Session, request: Any) -> Code | None:
+        """The code with which a command is refused for what it costs; raises Disconnect when it was told before."""
+        session.arrival, refused = limits.count_command(session.arrival, session.switchboard.loop.time())
+        if refused is codes.TOO_MANY_REQUESTS:
+            raise Disconnect(refused)
+        data = getattr(request, "data", UNSET)
+        if data is not UNSET and limits.too_deep(bytes(data), limit=conf.get("HUB_MAX_JSON_DEPTH")):
+            return codes.BAD_REQUEST
+        return refused
 
     async def _answer(self, session: Session, number: int, method: str, request: Any) -> None:
         handler: Callable[[Session, int, Any], Awaitable[None]] = getattr(self, f"_{method}")
         if session.closed_with is not None:
             return
+        if session.state.failed:
+            raise Disconnect(codes.BAD_FRAME)  # it came behind a connect that was refused since
         try:
             await handler(session, number, request)
         except CommandError as error:
@@ -127,83 +160,158 @@ class CentrifugeProtocol:
             if method == "connect":
                 session.state.failed = True
 
-    def _reply(self, session: Session, number: int, method: str, result: dict[str, Any]) -> None:
-        session.send(_encode({"id": number, method: result}))
+    def _reply(self, session: Session, reply: Reply) -> None:
+        session.send(self.codec.encode(reply))
 
     def _reply_error(self, session: Session, number: int, code: Code) -> None:
+        if number == 0:
+            return  # `send` has no answer
         metrics.errors.labels(str(code.code)).inc()
-        error = {"code": code.code, "message": code.reason}
-        if code.temporary:
-            error["temporary"] = True
-        session.send(_encode({"id": number, "error": error}))
+        self._reply(session, Reply(id=number, error=schema.Error(code.code, code.reason, code.temporary)))
 
-    # Commands.
+    def _push(self, session: Session, push: Push) -> None:
+        session.send(self.codec.encode(Reply(push=push)))
+
+    # Connecting.
 
     async def _connect(self, session: Session, number: int, request: ConnectRequest) -> None:
         if request.token:
-            session.identity = identity_of(request.token)
+            session.identity = await tokens.identify(request.token)
+            if session.closed_with is not None:
+                return  # while a key was fetched
         elif not session.identity.user and not conf.get("HUB_ALLOW_ANONYMOUS"):
             raise Disconnect(codes.BAD_FRAME)
+        switchboard = session.switchboard
         # Known to the control plane before the database is asked: what it says may be outdated when it arrives.
-        session.switchboard.identified(session)
-        names = await identity.server_subscriptions(session.identity, revocations=session.switchboard.revocations)
+        switchboard.identified(session)
+        if (user := session.identity.user) and 0 < conf.get("HUB_MAX_SESSIONS_PER_USER") < len(
+            switchboard.sessions_of_user[user]
+        ):
+            raise Disconnect(codes.CONNECTION_LIMIT)
+        names = await identity.server_subscriptions(session.identity, revocations=switchboard.revocations)
         if names is None:
             raise Disconnect(codes.NOT_PERMITTED)
-        subs: dict[str, Any] = {}
-        recoveries = []
+        if len(names) > conf.get("HUB_MAX_SUBSCRIPTIONS"):
+            raise Disconnect(codes.TOPIC_LIMIT)
+        made = []
         for name in names:
             asked = (request.subs or {}).get(name, SubscribeRequest())
             since = Cursor(asked.offset, asked.epoch) if asked.recover else None
-            recovery = await session.subscribe(name, since=since, by_server=True, join_leave=True)
-            recoveries.append(recovery)
-            subs[name] = self._subscribed(recovery, since)
+            grant = session.identity.subs.get(name)
+            try:
+                recovery = await session.subscribe(name, since=since, by_server=True, join_leave=True, grant=grant)
+            except UnsubscribedMeanwhile:
+                continue  # an error would end the client, for good, for a topic that it lost
+            made.append((name, recovery, since))
+        # Without those that the server ended while it made the others.
+        standing = [each for each in made if session.subscriptions.get(each[0]) is each[1].subscription]
+        subs = {name: self._subscribed(recovery, since) for name, recovery, since in standing}
         if session.closed_with is not None:
             return
         session.connected = True
         ping = conf.get("HUB_PING_SECONDS")
-        expires_at = session.identity.expires_at
-        result = _without_zeros(
+        if self.emulated:
+            session.state.secret = secrets.token_hex(16)
+            switchboard.emulated[session.state.secret] = session
+        expires, ttl = _time_left(session.identity.expires_at)
+        result = schema.ConnectResult(
             client=session.id,
             version=notifications.__version__,
-            expires=expires_at is not None,
-            ttl=max(1, round(expires_at - time.time())) if expires_at is not None else 0,
-            ping=ping,
-            pong=True,
+            expires=expires,
+            ttl=ttl,
             subs=subs,
+            ping=ping if self.answers_pings else 0,
+            pong=self.answers_pings,
+            session=session.state.secret,
+            node=switchboard.node if self.emulated else "",
+            time=round(time.time() * 1_000),
         )
-        self._reply(session, number, "connect", result)
-        for recovery in recoveries:
+        self._reply(session, Reply(id=number, connect=result))
+        for _, recovery, _ in standing:
             recovery.subscription.release()
-        session.switchboard.wheel.add(session, ping)
+        switchboard.wheel.add(session, ping)
+        switchboard.watch_expiry(session)
+
+    async def _refresh(self, session: Session, number: int, request: RefreshRequest) -> None:
+        try:
+            refreshed = await tokens.identify(request.token)
+        except CommandError as error:
+            raise Disconnect(codes.EXPIRED) if error.code is codes.TOKEN_EXPIRED else error from error
+        if refreshed.user != session.identity.user:
+            raise Disconnect(codes.INVALID_TOKEN)
+        session.identity = refreshed
+        session.switchboard.watch_expiry(session)
+        expires, ttl = _time_left(refreshed.expires_at)
+        result = schema.RefreshResult(session.id, notifications.__version__, expires, ttl)
+        self._reply(session, Reply(id=number, refresh=result))
+
+    # Subscribing.
 
     async def _subscribe(self, session: Session, number: int, request: SubscribeRequest) -> None:
         _check_name(request.channel)
-        if request.type or request.tf is not None:
-            raise CommandError(codes.NOT_AVAILABLE)  # maps, polls and filters: to ignore them would send too much
+        if request.type:
+            raise CommandError(codes.NOT_AVAILABLE)  # maps and polls
         since = Cursor(request.offset, request.epoch) if request.recover else None
-        recovery = await session.subscribe(request.channel, since=since, join_leave=request.join_leave)
+        recovery = await session.subscribe(
+            request.channel,
+            since=since,
+            join_leave=request.join_leave,
+            token=request.token,
+            variant=self._variant(session, request),
+        )
         if recovery.recovered is False and request.flag & REJECT_UNRECOVERED:
             session.unsubscribe(request.channel)
             raise CommandError(codes.UNRECOVERABLE_POSITION)
-        self._reply(session, number, "subscribe", self._subscribed(recovery, since))
+        self._reply(session, Reply(id=number, subscribe=self._subscribed(recovery, since)))
         recovery.subscription.release()
 
-    def _subscribed(self, recovery: Recovery, since: Cursor | None) -> dict[str, Any]:
-        kept = recovery.subscription.topic.retention.kept
-        position = recovery.position
+    def _variant(self, session: Session, request: SubscribeRequest) -> Variant | None:
+        if request.tf is None and not request.delta:
+            return None
+        declaration = session.resolved(request.channel).declaration
+        if request.tf is not None:
+            # Without deltas, whatever was asked: who does not get every event has not what the next one differs from.
+            if not declaration.filterable:
+                raise CommandError(codes.NOT_AVAILABLE)
+            try:
+                wanted = compile_filter(request.tf)
+            except ValueError as error:
+                raise CommandError(codes.BAD_REQUEST, str(error)) from error
+            return Variant(accepts=lambda event: wanted(tags_of(event) or {}), filter=filter_key(request.tf))
+        if request.delta != FOSSIL:
+            raise CommandError(codes.BAD_REQUEST, f"there is no delta {request.delta!r}")
+        return Variant(delta=self.encode_delta) if declaration.deltas else None
+
+    def _subscribed(self, recovery: Recovery, since: Cursor | None) -> schema.SubscribeResult:
+        subscription, position = recovery.subscription, recovery.position
+        kept = subscription.topic.retention.kept
+        grant, variant = subscription.grant, subscription.variant
         # A client that recovers counts on from its own offset while it replays the publications.
-        offset = since.offset if since is not None and recovery.recovered else position.offset
-        return _without_zeros(
+        replays = since is not None and recovery.recovered and subscription.topic.declaration.recovery == "stream"
+        expires, ttl = _time_left(None if grant is None else grant.expires_at)
+        return schema.SubscribeResult(
+            expires=expires,
+            ttl=ttl,
             recoverable=kept,
             positioned=kept,
             epoch=position.epoch,
-            offset=offset,
+            offset=since.offset if since is not None and replays else position.offset,
             was_recovering=recovery.recovered is not None,
             recovered=bool(recovery.recovered),
-            publications=[publication_of(event) for event in recovery.events],
+            publications=self._publications(recovery.events, variant),
+            delta=variant is not None and variant.delta is not None,
+            data=UNSET if grant is None or grant.data is None else _raw(grant.data),
         )
 
-    def _unsubscribe(self, session: Session, number: int, request: TopicRequest) -> None:
+    def _publications(self, events: list[EncodedEvent], variant: Variant | None) -> list[Publication]:
+        if variant is None:
+            return [publication_of(event) for event in events]
+        if variant.delta is None:
+            return [publication_of(event) for event in events if variant.accepts(event)]
+        bases = [None, *events[:-1]]
+        return [self._delta(event, base) for event, base in zip(events, bases, strict=False)]
+
+    def _unsubscribe(self, session: Session, number: int, request: UnsubscribeRequest) -> None:
         # Nothing is delivered from now on, even while earlier commands wait: a client that has asked counts every
         # later publication as one too many.
         subscription = session.subscriptions.get(request.channel)
@@ -211,26 +319,45 @@ class CentrifugeProtocol:
             session.switchboard.detach(subscription)
         session.run(self._answer(session, number, "unsubscribed_reply", request))
 
-    async def _unsubscribed_reply(self, session: Session, number: int, request: TopicRequest) -> None:
+    async def _unsubscribed_reply(self, session: Session, number: int, request: UnsubscribeRequest) -> None:
+        _check_name(request.channel)
         session.unsubscribe(request.channel)
-        self._reply(session, number, "unsubscribe", {})
+        self._reply(session, Reply(id=number, unsubscribe=schema.UnsubscribeResult()))
+
+    async def _sub_refresh(self, session: Session, number: int, request: SubRefreshRequest) -> None:
+        _check_name(request.channel)
+        grant = await session.prolong(request.channel, request.token)
+        expires, ttl = _time_left(grant.expires_at)
+        self._reply(session, Reply(id=number, sub_refresh=schema.SubRefreshResult(expires, ttl)))
+
+    # What a client does.
 
     async def _publish(self, session: Session, number: int, request: PublishRequest) -> None:
         _check_name(request.channel)
-        if request.data is msgspec.UNSET:
-            raise CommandError(codes.BAD_REQUEST)
-        await session.publish(request.channel, request.data)
-        self._reply(session, number, "publish", {})
+        await session.publish(request.channel, _data(request.data))
+        self._reply(session, Reply(id=number, publish=schema.PublishResult()))
 
-    async def _presence(self, session: Session, number: int, request: TopicRequest) -> None:
-        _check_name(request.channel)
-        members = await session.presence(request.channel)
-        self._reply(session, number, "presence", {"presence": members})
+    def _publish_soon(self, session: Session, number: int, topic: ResolvedTopic, request: PublishRequest) -> None:
+        def done(error: CommandError | None) -> None:
+            if error is not None:
+                self._reply_error(session, number, error.code)
+            else:
+                self._reply(session, Reply(id=number, publish=schema.PublishResult()))
 
-    async def _presence_stats(self, session: Session, number: int, request: TopicRequest) -> None:
+        try:
+            session.publish_soon(topic, _data(request.data), done)
+        except CommandError as error:
+            done(error)
+
+    async def _presence(self, session: Session, number: int, request: PresenceRequest) -> None:
         _check_name(request.channel)
-        members = await session.presence(request.channel)
-        self._reply(session, number, "presence_stats", presence_stats(members))
+        members = msgspec.convert(await session.presence(request.channel), dict[str, ClientInfo])
+        self._reply(session, Reply(id=number, presence=schema.PresenceResult(members)))
+
+    async def _presence_stats(self, session: Session, number: int, request: PresenceStatsRequest) -> None:
+        _check_name(request.channel)
+        stats = presence_stats(await session.presence(request.channel))
+        self._reply(session, Reply(id=number, presence_stats=schema.PresenceStatsResult(**stats)))
 
     async def _history(self, session: Session, number: int, request: HistoryRequest) -> None:
         _check_name(request.channel)
@@ -242,63 +369,97 @@ class CentrifugeProtocol:
             limit=request.limit if request.limit >= 0 else None,
             reverse=request.reverse,
         )
-        result = _without_zeros(
-            publications=[publication_of(event) for event in page.events],
-            epoch=page.position.epoch,
-            offset=page.position.offset,
-        )
-        self._reply(session, number, "history", result)
-
-    async def _sub_refresh(self, session: Session, number: int, request: TopicRequest) -> None:
-        raise CommandError(codes.NOT_AVAILABLE)  # no subscription expires by itself
+        publications = [publication_of(event) for event in page.events]
+        result = schema.HistoryResult(publications, page.position.epoch, page.position.offset)
+        self._reply(session, Reply(id=number, history=result))
 
     async def _rpc(self, session: Session, number: int, request: RpcRequest) -> None:
-        raise CommandError(codes.METHOD_NOT_FOUND)
+        data = b"null" if request.data is UNSET else bytes(request.data)
+        result = await rpc.call(method=request.method, data=data, identity=session.identity, client=session.id)
+        self._reply(session, Reply(id=number, rpc=schema.RpcResult(Raw(result))))
 
-    async def _refresh(self, session: Session, number: int, request: RefreshRequest) -> None:
-        refreshed = identity_of(request.token)
-        if refreshed.user != session.identity.user:
-            raise Disconnect(codes.INVALID_TOKEN)
-        session.identity = refreshed
-        expires_at = refreshed.expires_at
-        result = _without_zeros(
-            client=session.id,
-            version=notifications.__version__,
-            expires=expires_at is not None,
-            ttl=max(1, round(expires_at - time.time())) if expires_at is not None else 0,
-        )
-        self._reply(session, number, "refresh", result)
+    async def _send(self, session: Session, number: int, request: SendRequest) -> None:
+        if not client_message.receivers:
+            raise Disconnect(codes.NOT_SUPPORTED)
+        data = msgspec.json.decode(_data(request.data))
+        await client_message.asend_robust(sender=None, data=data, identity=session.identity, client=session.id)
 
     # What the session tells its client.
 
     def encode_event(self, event: EncodedEvent) -> bytes:
-        return _encode(Push(PublicationPush(event.topic, publication_of(event))))
+        return self.codec.encode_publication(event.topic, publication_of(event))
+
+    def encode_delta(self, event: EncodedEvent, base: EncodedEvent | None) -> bytes:
+        """The payload of an event for clients that have `base`, the event before it, or have nothing yet."""
+        return self.codec.encode_publication(event.topic, self._delta(event, base))
+
+    def _delta(self, event: EncodedEvent, base: EncodedEvent | None) -> Publication:
+        data, delta = self.codec.delta(event.data, None if base is None else base.data)
+        return publication_of(event, data=data, delta=delta)
 
     def encode_presence(self, topic: str, action: str, info: dict[str, Any]) -> bytes:
-        return _encode({"push": {"channel": topic, action: {"info": info}}})
+        told = msgspec.convert(info, ClientInfo)
+        push = (
+            Push(channel=topic, join=schema.Join(told))
+            if action == "join"
+            else Push(channel=topic, leave=schema.Leave(told))
+        )
+        return self.codec.encode(Reply(push=push))
 
-    def encode_ping(self) -> bytes:
-        return PING
+    def encode_ping(self) -> bytes | None:
+        return self.codec.encode(Reply()) if self.answers_pings else None
+
+    def subscribed(self, session: Session, recovery: Recovery, data: Any) -> None:
+        position, kept = recovery.position, recovery.subscription.topic.retention.kept
+        subscribe = schema.Subscribe(
+            recoverable=kept,
+            positioned=kept,
+            epoch=position.epoch,
+            offset=position.offset - len(recovery.events),
+            data=UNSET if data is None else _raw(data),
+        )
+        self._push(session, Push(channel=recovery.subscription.topic.name, subscribe=subscribe))
+        for event in recovery.events:
+            session.send_frame(session.encoding.frame(event))
+
+    def messaged(self, session: Session, data: Any) -> None:
+        self._push(session, Push(message=schema.Message(_raw(data))))
+
+    def prolonged(self, session: Session) -> None:
+        self._push(session, Push(refresh=schema.Refresh(*_time_left(session.identity.expires_at))))
 
     def unsubscribed(self, session: Session, subscription: Subscription, code: Code) -> None:
         if subscription.by_server and code is codes.UNSUBSCRIBED_INSUFFICIENT_STATE:
             # The SDK resubscribes only what it subscribed itself; a reconnect recovers the others.
             session.disconnect(codes.INSUFFICIENT_STATE)
             return
-        unsubscribe = {"code": code.code, "reason": code.reason}
-        session.send(_encode({"push": {"channel": subscription.topic.name, "unsubscribe": unsubscribe}}))
+        unsubscribe = schema.Unsubscribe(code.code, code.reason)
+        self._push(session, Push(channel=subscription.topic.name, unsubscribe=unsubscribe))
 
     def closing(self, session: Session, code: Code) -> bytes | None:
-        return None  # a WebSocket's close frame carries the code
-
-
-REJECT_UNRECOVERED = 2
+        if not self.emulated:
+            return None  # a WebSocket's close frame carries the code
+        return self.codec.encode(Reply(push=Push(disconnect=schema.Disconnect(code.code, code.reason))))
 
 
 def presence_stats(members: dict[str, dict[str, Any]]) -> dict[str, int]:
-    """How many clients and users are in an answer of presence, without zeros."""
-    users = {info.get("user", "") for info in members.values()}
-    return _without_zeros(num_clients=len(members), num_users=len(users))
+    """How many clients and users are in an answer of presence."""
+    return {"num_clients": len(members), "num_users": len({info.get("user", "") for info in members.values()})}
+
+
+def _time_left(expires_at: float | None) -> tuple[bool, int]:
+    """Whether something expires, and in how many seconds."""
+    return (False, 0) if expires_at is None else (True, max(1, round(expires_at - time.time())))
+
+
+def _data(data: schema.Json) -> Raw:
+    if data is UNSET or not isinstance(data, Raw) or not bytes(data):
+        raise CommandError(codes.BAD_REQUEST, "data is missing")
+    return data
+
+
+def _raw(data: Any) -> Raw:
+    return data if isinstance(data, Raw) else Raw(msgspec.json.encode(data))
 
 
 def _check_name(name: str) -> None:
@@ -309,3 +470,8 @@ def _check_name(name: str) -> None:
 
 
 CENTRIFUGE = CentrifugeProtocol()
+CENTRIFUGE_PROTOBUF = CentrifugeProtocol(PROTOBUF, name="centrifuge-protobuf")
+CENTRIFUGE_NATIVE_PINGS = CentrifugeProtocol(native_pings=True)
+CENTRIFUGE_PROTOBUF_NATIVE_PINGS = CentrifugeProtocol(PROTOBUF, name="centrifuge-protobuf", native_pings=True)
+EMULATED = CentrifugeProtocol(name="centrifuge-emulated", emulated=True)
+EMULATED_PROTOBUF = CentrifugeProtocol(PROTOBUF, name="centrifuge-emulated-protobuf", emulated=True)

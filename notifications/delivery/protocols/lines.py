@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from notifications.delivery.codes import Code
+from notifications.delivery.protocols.base import AskedTopicsOnly
 from notifications.delivery.session import Session
 from notifications.delivery.subscription import Subscription
 from notifications.events.event import EncodedEvent
@@ -26,7 +27,7 @@ class LinesState:
         self.ended: Ended | None = None
 
 
-class LinesProtocol:
+class LinesProtocol(AskedTopicsOnly):
     """Events as lines; nothing is received."""
 
     name = "lines"

@@ -10,10 +10,12 @@ from typing import Any
 
 import msgspec
 
-from notifications.delivery import codes
+from notifications.delivery import codes, limits
 from notifications.delivery.codes import Code, CommandError, Disconnect
+from notifications.delivery.protocols.base import AskedTopicsOnly
 from notifications.delivery.session import Session
 from notifications.delivery.subscription import Subscription
+from notifications.events import conf
 from notifications.events.event import EncodedEvent
 
 _encode = msgspec.json.Encoder().encode
@@ -29,7 +31,7 @@ class PlainState:
         self.greeting = ""
 
 
-class PlainProtocol:
+class PlainProtocol(AskedTopicsOnly):
     """Objects of JSON in both directions, without ids, acknowledgements or recovery."""
 
     name = "plain"
@@ -53,11 +55,19 @@ class PlainProtocol:
         recovery.subscription.release()
 
     def received(self, session: Session, data: bytes | str) -> None:
+        session.arrival, refused = limits.count_command(session.arrival, session.switchboard.loop.time())
+        if refused is codes.TOO_MANY_REQUESTS:
+            raise Disconnect(refused)
+        if refused is not None:
+            self._refuse(session, refused.reason)
+            return
         session.run(self._publish(session, data))
 
     async def _publish(self, session: Session, data: bytes | str) -> None:
         state: PlainState = session.state
         try:
+            if limits.too_deep(data, limit=conf.get("HUB_MAX_JSON_DEPTH")):
+                raise CommandError(codes.BAD_REQUEST, "that is nested too deep")
             message = msgspec.json.decode(data, type=dict[str, Any])
             await session.publish(state.topic, message)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -70,7 +80,8 @@ class PlainProtocol:
 
     def encode_event(self, event: EncodedEvent) -> bytes:
         data = msgspec.json.decode(event.data)
-        author = (event.sender.info or {}).get("name") if event.sender is not None else None
+        info = event.sender.info if event.sender is not None else None
+        author = info.get("name") if isinstance(info, dict) else None
         body = data if isinstance(data, dict) else {"data": data}
         return _encode({**body, "type": "chat", "author": author, "time": event.time, "offset": event.offset})
 

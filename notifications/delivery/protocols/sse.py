@@ -15,6 +15,7 @@ import msgspec
 
 from notifications.delivery import codes
 from notifications.delivery.codes import Code
+from notifications.delivery.protocols.base import AskedTopicsOnly
 from notifications.delivery.session import Session
 from notifications.delivery.subscription import Subscription
 from notifications.events.event import Cursor, EncodedEvent
@@ -52,7 +53,7 @@ class StreamSession(Session):
         super().send_frame(frame)
 
 
-class ServerSentEvents:
+class ServerSentEvents(AskedTopicsOnly):
     """Events as `text/event-stream`; nothing is received."""
 
     name = "sse"

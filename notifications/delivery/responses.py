@@ -1,4 +1,4 @@
-"""Answers of the ASGI applications beside Django: JSON, and problem documents (RFC 9457)."""
+"""Requests to the ASGI applications beside Django, and their answers: JSON, and problem documents (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -50,11 +50,16 @@ def allow_only(scope: Scope, *methods: str) -> None:
         raise Problem(405, detail, headers=((b"allow", allowed.encode()),))
 
 
+def content_type(scope: Scope) -> str:
+    """The media type of the body, in lower case and without parameters, or ""."""
+    return header(scope, b"content-type").partition(";")[0].strip().lower()
+
+
 async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
     """The request's body. Raises Problem 413 above `limit` bytes, and ClientGone when it does not end."""
     announced = header(scope, b"content-length")
     if announced.isdecimal() and int(announced[:19]) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     body = bytearray()
     while True:
         message = await receive()
@@ -62,12 +67,13 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
             raise ClientGone
         body += message.get("body", b"")
         if len(body) > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         if not message.get("more_body", False):
             return bytes(body)
 
 
-def _too_large(limit: int) -> Problem:
+def too_large(limit: int) -> Problem:
+    """The Problem 413 of a body above `limit` bytes."""
     return Problem(413, f"the body has more than {limit} bytes")
 
 
