@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from django.conf import settings
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "hub.settings")
@@ -26,4 +27,5 @@ application = hub_application(
     },
     websockets=websocket_urlpatterns,
     around=embedded_worker,
+    root_path=settings.ROOT_PATH,
 )

@@ -38,6 +38,9 @@ if not SECRET_KEY:
         raise ImproperlyConfigured("SECRET_KEY is not set: give all processes the same long random text.")
     SECRET_KEY = _secret_key(HUB_DATA / "secret_key")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+# Where a proxy serves it, if that is not at the root of its host.
+ROOT_PATH = env.str("HUB_ROOT_PATH", default="").rstrip("/")
+FORCE_SCRIPT_NAME = ROOT_PATH or None
 HUB_ALLOWED_ORIGINS = env.list("HUB_ALLOWED_ORIGINS", default=[])
 CSRF_TRUSTED_ORIGINS = [origin for origin in HUB_ALLOWED_ORIGINS if "://" in origin]
 
@@ -147,7 +150,7 @@ HUB_WEBSOCKET_DEFLATE = env.bool("HUB_WEBSOCKET_DEFLATE", default=False)
 HUB_WEBSOCKET_CLASS = env.str("HUB_WEBSOCKET_CLASS", default="notifications.server.websocket:HubWebSocketProtocol")
 HUB_ALLOW_ANONYMOUS = env.bool("HUB_ALLOW_ANONYMOUS", default=True)
 HUB_PUBLIC_CHAT_ROOMS = env.list("HUB_PUBLIC_CHAT_ROOMS", default=[])
-HUB_CONNECTION_URL = env.str("HUB_CONNECTION_URL", default="/connection/websocket")
+HUB_CONNECTION_URL = env.str("HUB_CONNECTION_URL", default=f"{ROOT_PATH}/connection/websocket")
 HUB_METRICS_TOKEN = env.str("HUB_METRICS_TOKEN", default="")
 for _name, _setting in conf.SETTINGS.items():
     if _setting.is_number:
@@ -199,7 +202,7 @@ if HTTPS:
 
 # Static files are served from the apps themselves, or compressed and with hashed names from where STATIC_ROOT says
 # that `collectstatic` has put them.
-STATIC_URL = "/static/"
+STATIC_URL = f"{ROOT_PATH}/static/"
 STATIC_ROOT = env.str("STATIC_ROOT", default="") or None
 WHITENOISE_USE_FINDERS = STATIC_ROOT is None
 STORAGES = {

@@ -36,12 +36,14 @@ def hub_application(
     http: Mapping[str, Application] | None = None,
     websockets: Sequence[Any] = (),
     around: Around | None = None,
+    root_path: str = "",
 ) -> Application:
     """The ASGI application of a server process.
 
     `django` serves everything that `http` (by path prefix) does not; `websockets` are URL patterns beside
     `/connection/websocket`; `around` runs as long as the process serves. The transports for clients that cannot have
-    a WebSocket are `/connection/http_stream` and `/connection/sse`, with `/emulation`.
+    a WebSocket are `/connection/http_stream` and `/connection/sse`, with `/emulation`. `root_path` is where a proxy has
+    all this, such as `/hub`, whether or not it takes that off the paths of requests.
     """
     routes = [path("connection/websocket", CentrifugeConsumer.as_asgi()), *websockets]
     application: Application = ProtocolTypeRouter(
@@ -51,7 +53,23 @@ def hub_application(
             "lifespan": Lifespan(around),
         }
     )
-    return application
+    return Mounted(application, root_path) if root_path else application
+
+
+class Mounted:
+    """Serves an application under a path of its own, as the root path of ASGI (which `path` begins with) says."""
+
+    def __init__(self, application: Application, root_path: str) -> None:
+        self.application = application
+        self.root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            path: str = scope["path"]
+            if not path.startswith(f"{self.root_path}/"):
+                path = self.root_path + path
+            scope = {**scope, "root_path": self.root_path, "path": path}
+        await self.application(scope, receive, send)
 
 
 class _NotFound:
