@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from notifications.events import conf
 from notifications.events.retention import Retention, durable, ephemeral, window
 from notifications.events.topics import Topic
 
@@ -34,6 +35,7 @@ BOOLEANS = frozenset(
         "allow_presence_for_anonymous",
         "allow_presence_for_subscriber",
         "allow_tags_filter",
+        "conflate",
         "allow_user_limited_channels",
     }
 )
@@ -151,14 +153,27 @@ def declaration_of(namespace: str, options: Mapping[str, Any]) -> type[Topic]:
             "recovery": options.get("force_recovery_mode") or options.get("recovery_mode") or "stream",
             "deltas": _deltas(where, options),
             "filterable": options.get("allow_tags_filter", False),
+            "conflates": options.get("conflate", False),
             "user_limited": options.get("allow_user_limited_channels", False),
             "name_regex": _name_regex(where, options),
             "default_schema": dict if options.get("publication_data_format") == "json_object" else None,
-            "subscribers_may": frozenset(
-                action for action in ("publish", "history", "presence") if options.get(f"allow_{action}_for_subscriber")
-            ),
+            "subscribers_may": subscribers_may(options),
         },
     )
+
+
+def subscribers_may(options: Mapping[str, Any]) -> frozenset[str]:
+    """What the options let every subscriber do."""
+    return frozenset(
+        action for action in ("publish", "history", "presence") if options.get(f"allow_{action}_for_subscriber")
+    )
+
+
+def options_without_namespace() -> Mapping[str, Any]:
+    """The options of names without a namespace, which personal topics are; empty when `HUB_TOPICS` has none."""
+    namespaces = conf.get("HUB_TOPICS")
+    options = namespaces.get("", {}) if isinstance(namespaces, Mapping) else {}
+    return options if isinstance(options, Mapping) else {}
 
 
 def _deltas(where: str, options: Mapping[str, Any]) -> bool:

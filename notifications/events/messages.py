@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from notifications.events.event import EncodedEvent, decode
 
@@ -50,9 +51,30 @@ def event_of(message: dict[str, Any]) -> EncodedEvent:
     return decode(message["event"], offset=message["offset"], epoch=message["epoch"])
 
 
-def presence_message(topic: str, action: str, client: str, info: dict[str, Any]) -> dict[str, Any]:
-    """The message that says that a client joined or left (`action`: "join" or "leave") a topic."""
-    return {"type": PRESENCE, "v": FORMAT, "topic": topic, "action": action, "client": client, "info": info}
+class PresenceChange(NamedTuple):
+    """A client joined or left (`action`: "join" or "leave") a topic; `info` is what others may know of it."""
+
+    action: str
+    client: str
+    info: dict[str, Any]
+
+
+def presence_message(topic: str, changes: Sequence[PresenceChange]) -> dict[str, Any]:
+    """The message that says who joined and left a topic, in this order; at least one.
+
+    The first stands where a release that knows of no others finds it.
+    """
+    first, *others = changes
+    message = {"type": PRESENCE, "v": FORMAT, "topic": topic, **first._asdict()}
+    if others:
+        message["others"] = [list(change) for change in others]
+    return message
+
+
+def presence_changes(message: dict[str, Any]) -> list[PresenceChange]:
+    """Who joined and left, as a presence message says."""
+    first = PresenceChange(message["action"], message["client"], message["info"])
+    return [first, *(PresenceChange(*change) for change in message.get("others", ()))]
 
 
 def control_message(operation: str, **arguments: Any) -> dict[str, Any]:

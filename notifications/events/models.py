@@ -1,4 +1,4 @@
-"""Rows of the durable log, written by `notifications.events.logs.database` alone, and leases."""
+"""Rows of the durable log, written by the modules in `notifications.events.logs` alone, and leases."""
 
 from __future__ import annotations
 
@@ -57,6 +57,37 @@ class StoredEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.topic} @ {self.offset if self.offset is not None else 'pending'}: {self.type}"
+
+
+class SetAsideEvent(models.Model):
+    """A staged event that could not be sent, taken out of the way of the others until somebody decides about it."""
+
+    class Reason(models.TextChoices):
+        UNDECLARED = "undeclared", "nothing declares its topic"
+        UNREADABLE = "unreadable", "its text is no event"
+        REFUSED = "refused", "the database refused its offset"
+
+    topic = models.CharField(max_length=255)
+    type = models.CharField(max_length=120)
+    time = models.DateTimeField()
+    encoded = models.TextField("event")
+    exclude = models.CharField(max_length=64, blank=True)
+    version = models.PositiveBigIntegerField(default=0)
+    version_epoch = models.CharField(max_length=255, blank=True, default="")
+    reason = models.CharField(max_length=16, choices=Reason)
+    error = models.TextField(blank=True, help_text="What was met at the last attempt.")
+    attempts = models.PositiveIntegerField(default=1)
+    set_aside_at = models.DateTimeField(auto_now_add=True)
+    tried_at = models.DateTimeField("last tried at")
+
+    class Meta:
+        verbose_name = "event set aside"
+        verbose_name_plural = "events set aside"
+        ordering = ("-pk",)
+        indexes = (models.Index(fields=["reason", "topic"], name="hub_events_set_aside"),)
+
+    def __str__(self) -> str:
+        return f"{self.topic}: {self.type}"
 
 
 class IdempotencyKey(models.Model):

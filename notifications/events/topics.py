@@ -68,6 +68,8 @@ class Topic:
     deltas: ClassVar[bool] = False
     #: Whether subscribers may name the tags of the events that they want.
     filterable: ClassVar[bool] = False
+    #: Whether subscribers that do not keep up get, once they can, the newest event per `key` instead of all of them.
+    conflates: ClassVar[bool] = False
     #: A plain Channels group that mirrors the topic, formatted with the parts, and its handler's type.
     channels_group: ClassVar[str | None] = None
     channels_type: ClassVar[str] = "chat_message"

@@ -11,18 +11,21 @@ import pytest
 
 from tests.servers import PROJECT
 
+# What restarts a PostgreSQL has one of its own in any run.
+CHOSEN = "(database or ledger or outbox) and not restarted"
 
-@pytest.mark.timeout(180)
+
+@pytest.mark.timeout(300)
 def test_the_log_keeps_its_promises_on_postgresql(postgres_url: str, tmp_path: Path) -> None:
     # In a folder of its own: pytest closes the shared one to others, in which the server's user has its files.
     folder = f"--basetemp={tmp_path / 'inner'}"
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", folder, "-k", "database or ledger", "tests/events"],
+        [sys.executable, "-m", "pytest", "-q", folder, "-k", CHOSEN, "tests/events"],
         cwd=PROJECT,
         env={**os.environ, "DATABASE_URL": postgres_url},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=290,
     )
 
     assert run.returncode == 0, run.stdout + run.stderr

@@ -31,7 +31,8 @@ from notifications.events.exceptions import (
     NothingKept,
     UnknownTopic,
 )
-from notifications.events.logs.database import current_epoch, relay
+from notifications.events.logs.numbering import current_epoch
+from notifications.events.logs.outbox import relay
 from notifications.events.models import StoredEvent
 from notifications.events.selectors import history
 from notifications.events.services import apublish_encoded, aremove_history, remove_history

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 
 from notifications.events import conf, local
-from notifications.events.logs.base import Appended, Done, Draft, Log, Page
+from notifications.events.logs.base import Appended, Done, Draft, Log, Page, Read
 from notifications.events.retention import Kind, Retention
 
-__all__ = ["Appended", "Done", "Draft", "Log", "Page", "log_for", "memory_log", "window_log"]
+__all__ = ["Appended", "Done", "Draft", "Log", "Page", "Read", "log_for", "memory_log", "window_log"]
 
 
 @functools.cache

@@ -55,6 +55,14 @@ class Page(NamedTuple):
         return offsets == list(range(since.offset + 1, (self.position.offset or 0) + 1))
 
 
+class Read(NamedTuple):
+    """A question to a log among others: the events of a topic after `since`, at most `limit` of them."""
+
+    topic: ResolvedTopic
+    since: Cursor
+    limit: int
+
+
 #: Is called with an event at its position, or with the exception because of which it has none.
 Done = Callable[[Appended | Exception], None]
 
@@ -107,6 +115,11 @@ class Log(Protocol):
         self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False
     ) -> Page: ...
 
+    async def aread_many(self, reads: Sequence[Read]) -> list[Page]:
+        """What `aread()` returns for each, with as few questions as the log can."""
+        pages = (self.aread(read.topic, since=read.since, limit=read.limit) for read in reads)
+        return list(await asyncio.gather(*pages))
+
     def positions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
         """The positions of topics by name, without reading events."""
         ...
@@ -125,3 +138,10 @@ class Log(Protocol):
         What `aread(topic, since=None, limit=0)` says for one topic, for the many that a process begins to serve.
         """
         return await self.apositions(topics)
+
+    async def abegin_epoch(self, topic: ResolvedTopic, *, lost: Cursor) -> Cursor:
+        """Begin a new epoch unless the topic is at the position `lost`, which it had, or beyond; returns its position.
+
+        A log that was put back to older data would give the same offsets to other events.
+        """
+        return (await self.apositions([topic]))[topic.name]

@@ -1,43 +1,41 @@
 """The durable log: rows of the database, staged within the publisher's transaction.
 
 Staging and numbering are two things. Within the caller's transaction a row is inserted without an offset; after
-the commit a short transaction of its own locks the topic's head and numbers every committed row that has none.
-Numbers taken inside the callers' transactions would become visible out of order, or leave holes where one rolls
-back. A row whose process died between commit and numbering is found by `relay()`.
+the commit it is numbered (see `numbering`). Numbers taken inside the callers' transactions would become visible out
+of order, or leave holes where one rolls back. A row whose process died in between is found by a relay (see `outbox`).
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-import threading
-import time
+import operator
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import NamedTuple
 
-from django.db import DEFAULT_DB_ALIAS, IntegrityError, InterfaceError, OperationalError, router, transaction
-from django.db.models import F
+import msgspec
+from django.db import IntegrityError, InterfaceError, OperationalError, transaction
+from django.db.models import Q
 from django.utils import timezone
 
-from notifications.events import conf, counters, messenger
+from notifications.events import conf
 from notifications.events.event import Cursor, EncodedEvent, at_position, decode
 from notifications.events.exceptions import LogUnavailable, UnknownTopic
-from notifications.events.logs.base import Appended, Draft, Log, Page
-from notifications.events.messages import event_message
-from notifications.events.models import IdempotencyKey, LogEpoch, StoredEvent, TopicHead
+from notifications.events.logs import notices
+from notifications.events.logs.base import Appended, Draft, Log, Page, Read
+from notifications.events.logs.epochs import begin_epoch_unless_at
+from notifications.events.logs.numbering import current_epoch, database, number_and_announce
+from notifications.events.models import IdempotencyKey, StoredEvent, TopicHead
 from notifications.events.recording import recorded
 from notifications.events.threads import in_log_thread
 from notifications.events.topics import ResolvedTopic, resolve
 
 logger = logging.getLogger(__name__)
 
-NUMBERING_ATTEMPTS = 8
-
-
-def database() -> str:
-    """The alias of the database that holds the durable log."""
-    return router.db_for_write(StoredEvent) or DEFAULT_DB_ALIAS
+TOPICS_IN_ONE_QUERY = 100
 
 
 class Staged(NamedTuple):
@@ -50,12 +48,14 @@ class Staged(NamedTuple):
 class NumberAfterCommit:
     """The `on_commit` callback that numbers and announces what a transaction staged on some topics.
 
-    `staged` are the primary keys of the rows, each with its draft. `numbered` becomes their events by these keys, and
-    `dropped` the keys of rows whose version was not above the topic's last one.
+    `staged` are the primary keys of the rows, each with its draft; `notified` says that the transaction has a notice
+    for the relays. `numbered` becomes their events by these keys, and `dropped` the keys of rows whose version was
+    not above the topic's last one.
     """
 
-    def __init__(self, staged: Sequence[tuple[int, Draft]]) -> None:
+    def __init__(self, staged: Sequence[tuple[int, Draft]], *, notified: bool = False) -> None:
         self.staged = staged
+        self.notified = notified
         self.numbered: dict[int, EncodedEvent] = {}
         self.dropped: set[int] = set()
 
@@ -64,8 +64,14 @@ class NumberAfterCommit:
         return [draft for _, draft in self.staged]
 
     def __call__(self) -> None:
+        if self.notified:
+            notices.sent()
         for name in dict.fromkeys(draft.topic.name for draft in self.drafts):
-            self.numbered.update(number_and_announce(name))
+            try:
+                self.numbered.update(number_and_announce(name))
+            except Exception:
+                # Committed it is: what failed here is the relay's to mend, and the next topic's turn comes.
+                logger.exception("events of %s are left to the relay", name)
         # Whoever numbers a row drops it: that may have been another publisher, together with its own rows.
         versioned = {pk for pk, draft in self.staged if draft.version and pk not in self.numbered}
         if versioned:
@@ -77,12 +83,20 @@ class NumberAfterCommit:
                 recorded(draft.event)
 
     def complete(self) -> None:
-        """Fill in those of the rows that another publisher numbered together with its own."""
+        """Fill in those of the rows that another publisher numbered together with its own.
+
+        Raises nothing when the database is lost at this moment: the rows are committed, so that they must not be
+        published again, and only their offsets are not known here.
+        """
         missing = [pk for pk, _ in self.staged if pk not in self.numbered and pk not in self.dropped]
-        if missing:
+        if not missing:
+            return
+        try:
             epoch = current_epoch()
             for row in StoredEvent.objects.filter(pk__in=missing, offset__isnull=False):
                 self.numbered[row.pk] = decode(row.encoded, offset=row.offset or 0, epoch=epoch)
+        except (OperationalError, InterfaceError) as error:
+            logger.warning("%d events were published without knowing their offsets: %s", len(missing), error)
 
 
 @contextmanager
@@ -108,21 +122,21 @@ class DatabaseLog(Log):
         with translated_errors(), transaction.atomic(using=using):
             staged = self._stage(drafts)
             numbering = NumberAfterCommit(
-                [(row.pk, draft) for draft, (row, repeated) in zip(drafts, staged, strict=True) if not repeated]
+                [(row.pk, draft) for draft, (row, repeated) in zip(drafts, staged, strict=True) if not repeated],
+                notified=notices.send_with_transaction(using),
             )
-            # Robust, because the rows are committed: a failure here is the relay's to mend, not the caller's.
+            # Robust, because the rows are committed: a failure here is not the caller's to mend.
             transaction.on_commit(numbering, using=using, robust=True)
         if not transaction.get_connection(using).in_atomic_block:
-            with translated_errors():
-                numbering.complete()
+            numbering.complete()
         appended = []
         for draft, (row, repeated) in zip(drafts, staged, strict=True):
-            event = numbering.numbered.get(row.pk, draft.event)
-            if repeated:
-                event = decode(row.encoded, offset=row.offset or 0, epoch=current_epoch())
-            elif row.pk in numbering.dropped:
+            event = numbering.numbered.get(row.pk)
+            if row.pk in numbering.dropped:
                 position = self.positions([draft.topic])[draft.topic.name]
-                event, repeated = at_position(event, offset=position.offset, epoch=position.epoch), True
+                event, repeated = at_position(draft.event, offset=position.offset, epoch=position.epoch), True
+            elif event is None:
+                event = _known(row) if repeated else draft.event
             appended.append(Appended(event, repeated))
         return appended
 
@@ -187,6 +201,45 @@ class DatabaseLog(Log):
     ) -> Page:
         return await in_log_thread(self.read, topic, since=since, limit=limit, reverse=reverse)
 
+    async def aread_many(self, reads: Sequence[Read]) -> list[Page]:
+        return await in_log_thread(self._read_many, reads)
+
+    def _read_many(self, reads: Sequence[Read]) -> list[Page]:
+        # The positions first, as in `_read()`.
+        positions = self.positions([read.topic for read in reads])
+        found: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+        wanted = [read for read in reads if read.since.offset < positions[read.topic.name].offset]
+        with translated_errors():
+            for start in range(0, len(wanted), TOPICS_IN_ONE_QUERY):
+                conditions = [
+                    Q(
+                        topic=read.topic.name,
+                        offset__gt=read.since.offset,
+                        offset__lte=min(read.since.offset + read.limit, positions[read.topic.name].offset),
+                    )
+                    for read in wanted[start : start + TOPICS_IN_ONE_QUERY]
+                ]
+                rows = StoredEvent.objects.filter(functools.reduce(operator.or_, conditions)).order_by("offset")
+                for name, offset, encoded in rows.values_list("topic", "offset", "encoded"):
+                    found[name].append((offset or 0, encoded))
+        return [self._page_of(read, positions[read.topic.name], found[read.topic.name]) for read in reads]
+
+    def _page_of(self, read: Read, position: Cursor, rows: Iterable[tuple[int, str]]) -> Page:
+        last = min(read.since.offset + read.limit, position.offset)
+        events = [
+            decode(encoded, offset=offset, epoch=position.epoch)
+            for offset, encoded in rows
+            if read.since.offset < offset <= last  # a topic may have been asked for twice
+        ]
+        return Page(events, position)
+
+    async def abegin_epoch(self, topic: ResolvedTopic, *, lost: Cursor) -> Cursor:
+        return await in_log_thread(self._begin_epoch, topic.name, lost)
+
+    def _begin_epoch(self, topic: str, lost: Cursor) -> Cursor:
+        with translated_errors():
+            return begin_epoch_unless_at(topic, lost)
+
     async def apositions(self, topics: Iterable[ResolvedTopic]) -> dict[str, Cursor]:
         return await in_log_thread(self.positions, list(topics))
 
@@ -206,6 +259,15 @@ class DatabaseLog(Log):
         await in_log_thread(self.remove, topic)
 
 
+def _known(row: StoredEvent) -> EncodedEvent:
+    """The event of a row that an idempotency key named, without an offset where it has none yet."""
+    offset = row.offset
+    if offset is None:  # when it was read; it may have been numbered since
+        offset = StoredEvent.objects.filter(pk=row.pk).values_list("offset", flat=True).first()
+    event = decode(row.encoded, offset=offset or 0, epoch=current_epoch())
+    return event if offset is not None else msgspec.structs.replace(event, offset=None, epoch="")
+
+
 def _row(draft: Draft) -> StoredEvent:
     return StoredEvent(
         topic=draft.topic.name,
@@ -216,121 +278,6 @@ def _row(draft: Draft) -> StoredEvent:
         version=draft.version,
         version_epoch=draft.version_epoch,
     )
-
-
-def current_epoch() -> str:
-    """The epoch of the durable topics of this database; begun when there is none."""
-    epoch = LogEpoch.objects.order_by("pk").first()
-    if epoch is None:
-        epoch, _ = LogEpoch.objects.get_or_create(pk=1)
-    return epoch.value
-
-
-# Numbering and announcing of one process go together, so that its announcements leave in order. Other processes
-# may still announce a later offset first; their receivers see the hole and read the log.
-_announcing = threading.Lock()
-
-# When the layer did not take an announcement, the next ones are left to the comparison of positions for so long:
-# each would wait as long as Redis is waited for, and all publishers of the process behind it.
-SILENT_SECONDS = 1.0
-_silent_until: dict[str, float] = {}  # by the Redis that did not answer
-
-
-def number_and_announce(name: str) -> dict[int, EncodedEvent]:
-    """Give offsets to the committed events of a topic that have none, and announce them.
-
-    Those whose version is not above the topic's last one are deleted instead. Returns the others by the primary key
-    of their row.
-    """
-    try:
-        topic = resolve(name)
-    except UnknownTopic:
-        logger.warning("events of %r are staged, but nothing declares that topic any more", name)
-        return {}
-    with _announcing:
-        rows = _number(name)
-        events = {row.pk: decode(row.encoded, offset=row.offset, epoch=row.epoch) for row in rows}
-        _announce(topic, [(events[row.pk], row) for row in rows])
-    return events
-
-
-class NumberedRow(NamedTuple):
-    """A row that has just been given its offset."""
-
-    pk: int
-    offset: int
-    epoch: str
-    encoded: str
-    exclude: str
-
-
-def _number(name: str) -> list[NumberedRow]:
-    for attempt in range(NUMBERING_ATTEMPTS):
-        try:
-            return _number_once(name)
-        except OperationalError:  # a serialization failure, a deadlock, SQLite's lock
-            if attempt == NUMBERING_ATTEMPTS - 1:
-                raise
-            time.sleep(0.01 * 2**attempt)
-    raise AssertionError("unreachable")
-
-
-def _number_once(name: str) -> list[NumberedRow]:
-    using = database()
-    TopicHead.objects.get_or_create(pk=name)
-    with transaction.atomic(using=using):
-        head = TopicHead.objects.select_for_update().get(pk=name)
-        # A second statement, because its snapshot must be younger than the lock.
-        pending = list(
-            StoredEvent.objects.filter(topic=name, offset__isnull=True)
-            .order_by("pk")
-            .values_list("pk", "encoded", "exclude", "version", "version_epoch")
-        )
-        if not pending:
-            return []
-        epoch, dropped = current_epoch(), []
-        rows: list[NumberedRow] = []
-        last_version = head.version, head.version_epoch
-        for pk, encoded, exclude, version, version_epoch in pending:
-            if version:
-                if version <= last_version[0] and version_epoch == last_version[1]:
-                    dropped.append(pk)
-                    continue
-                last_version = version, version_epoch
-            rows.append(NumberedRow(pk, head.offset + len(rows) + 1, epoch, encoded, exclude))
-        if dropped:
-            StoredEvent.objects.filter(pk__in=dropped).delete()
-        if len(rows) == 1:
-            StoredEvent.objects.filter(pk=rows[0].pk).update(offset=rows[0].offset)
-        else:
-            StoredEvent.objects.bulk_update(
-                [StoredEvent(pk=row.pk, offset=row.offset) for row in rows], ["offset"], batch_size=200
-            )
-        TopicHead.objects.filter(pk=name).update(
-            offset=F("offset") + len(rows), version=last_version[0], version_epoch=last_version[1]
-        )
-    return rows
-
-
-def _announce(topic: ResolvedTopic, numbered: Sequence[tuple[EncodedEvent, NumberedRow]]) -> None:
-    redis_url = conf.get("HUB_REDIS_URL")
-    if not numbered or time.monotonic() < _silent_until.get(redis_url, 0):
-        return
-    try:
-        for event, row in numbered:
-            messenger.announce(topic, event, event_message(event, row.encoded, row.exclude))
-        counters.add_shared("published", len(numbered))
-    except LogUnavailable as error:
-        # They are in the log: every process that serves the topic finds them when it compares positions. The rest
-        # is not tried.
-        _silent_until[redis_url] = time.monotonic() + SILENT_SECONDS
-        logger.warning("events of %s could not all be announced: %s", topic.name, error)
-
-
-def relay(*, older_than: timedelta = timedelta(seconds=1)) -> int:
-    """Number and announce events whose process died after its commit; returns how many."""
-    staged = StoredEvent.objects.filter(offset__isnull=True, time__lt=timezone.now() - older_than)
-    return sum(len(number_and_announce(name)) for name in list(staged.values_list("topic", flat=True).distinct()))
 
 
 def prune() -> int:

@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError
 
 from notifications.events import conf, counters, messenger
 from notifications.events.event import Cursor, at_position, decode, encode_bytes
-from notifications.events.logs.base import Appended, Done, Draft, Log, Page
+from notifications.events.logs.base import Appended, Done, Draft, Log, Page, Read
 from notifications.events.messages import FORMAT, event_message, group_of
 from notifications.events.redis_clients import KeptConnections, sync_client, translated_error, translated_errors
 from notifications.events.redis_connection import RedisConnection, command, connection
@@ -25,13 +25,24 @@ from notifications.events.topics import ResolvedTopic
 _SCRIPTS = Path(__file__).parent
 _APPEND = (_SCRIPTS / "append.lua").read_text()
 _READ = (_SCRIPTS / "read.lua").read_text()
+_EPOCH = (_SCRIPTS / "epoch.lua").read_text()
+_RUN = (_SCRIPTS / "run.lua").read_text()
 _APPEND_HASH = hashlib.sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
 _READ_HASH = hashlib.sha1(_READ.encode(), usedforsecurity=False).hexdigest()
-_GREETING = (command("SCRIPT", "LOAD", _APPEND), command("SCRIPT", "LOAD", _READ))
+_POSITIONS = "hub:position:"
+_RUN_KEY = "hub:run"
+
+
+# What precedes everything else on a new connection, which may be one to a Redis that was put back to older data.
+_GREETING = (
+    command("EVAL", _RUN, 1, _RUN_KEY, _POSITIONS, ""),
+    command("SCRIPT", "LOAD", _APPEND),
+    command("SCRIPT", "LOAD", _READ),
+)
 
 
 def _position_key(topic: str) -> str:
-    return f"hub:position:{topic}"
+    return f"{_POSITIONS}{topic}"
 
 
 def _events_key(topic: str) -> str:
@@ -253,6 +264,22 @@ class RedisLog(Log):
     async def aremove(self, topic: ResolvedTopic) -> None:
         with translated_errors():
             _raise_refusals(await _connection().execute_many([command("DEL", _events_key(topic.name))]))
+
+    async def aread_many(self, reads: Sequence[Read]) -> list[Page]:
+        commands = [self._read_command(read.topic, read.since, read.limit, reverse=False) for read in reads]
+        answers = await _evaluated(_READ, commands)
+        return [self._page(read.topic, answer) for read, answer in zip(reads, answers, strict=True)]
+
+    async def abegin_epoch(self, topic: ResolvedTopic, *, lost: Cursor) -> Cursor:
+        keys = (_position_key(topic.name), lost.epoch, lost.offset, secrets.token_hex(4))
+        ((offset, epoch),) = await _evaluated(_EPOCH, [command("EVAL", _EPOCH, 1, *keys)])
+        return Cursor(offset, epoch.decode())
+
+    def begin_epochs(self) -> int:
+        """Begin a new epoch of every topic that has a position; returns how many there are."""
+        with translated_errors():
+            begun: Any = sync_client().eval(_RUN, 1, _RUN_KEY, _POSITIONS, "always")
+        return int(begun)
 
     async def aopen(self, topics: Sequence[ResolvedTopic]) -> dict[str, Cursor]:
         answers = await _evaluated(_READ, [self._read_command(topic, None, 0, False) for topic in topics])
