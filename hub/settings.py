@@ -165,15 +165,19 @@ CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=REDIS_URL or "memory://
 CELERY_TIMEZONE = "UTC"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
+# A worker takes what it can begin with, and leaves the rest to others.
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+# Tasks in hand outlive a connection, and are acknowledged over the next one.
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = (
     # The in-memory broker looks for tasks once a second by default.
     {"polling_interval": 0.01}
     if CELERY_BROKER_URL.startswith("memory:")
-    # A task of a killed worker is given to another one after a quarter of an hour, not the hour of the default. A
-    # task that runs for longer than that is given to a second worker beside its own.
-    else {"visibility_timeout": 900}
+    # Tasks of a killed worker are given to another one two to three minutes later; one that lives keeps its own for as
+    # long as they take, see workers.unacked.
+    else {"visibility_timeout": 120, "unacked_restore_throttle": 1, "unacked_mutex_expire": 30}
 )
 
 # Users and pages.

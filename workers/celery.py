@@ -9,7 +9,7 @@ from celery import Celery, signals
 from celery.result import AsyncResult
 
 from notifications.events import counters
-from workers import handover
+from workers import handover, unacked
 from workers.schedule import SAMPLE_SYSTEM, SCHEDULE
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "hub.settings")
@@ -37,6 +37,7 @@ app = HubCelery("workers")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.beat_schedule = SCHEDULE
 app.conf.beat_scheduler = "workers.beat:LeasedScheduler"
+app.steps["consumer"].add(unacked.LeasedTasks)
 # Threads find the default app, not the one that was current where it was made.
 app.set_default()
 app.autodiscover_tasks()

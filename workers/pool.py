@@ -40,6 +40,8 @@ class DaemonThreadPool(BasePool):
 
     body_can_be_buffer = True
     signal_safe = False
+    #: How long what runs at a stop may take to end, if it is more than STOP_SECONDS.
+    patience = 0.0
 
     def on_start(self) -> None:
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -77,12 +79,14 @@ class DaemonThreadPool(BasePool):
         return applied
 
     def on_stop(self) -> None:
-        """Start nothing more, and give what runs a moment to end."""
+        """Start nothing more, and give what runs its time to end."""
         while not self._tasks.empty():
             self._tasks.get_nowait()
         for _ in self._threads:
             self._tasks.put(None)
-        deadline = time.monotonic() + STOP_SECONDS
+        seconds = max(STOP_SECONDS, self.patience)
+        logger.info("the worker begins no further task; those in hand have %.1f s to end", seconds)
+        deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 

@@ -10,6 +10,7 @@ from notifications.progress.names import PRUNE_EVENTS
 
 SAMPLE_SYSTEM = "hub.sample_system"
 FAIL_LOST_TASKS = "hub.fail_lost_tasks"
+SEND_OVERDUE_TASKS = "hub.send_overdue_tasks"
 
 SCHEDULE: dict[str, dict[str, Any]] = {
     "sample the system": {
@@ -20,6 +21,11 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     },
     "find tasks whose worker died": {
         "task": FAIL_LOST_TASKS,
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
+    "find tasks that the broker lost": {
+        "task": SEND_OVERDUE_TASKS,
         "schedule": 60.0,
         "options": {"expires": 60.0},
     },

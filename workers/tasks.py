@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from django.db import OperationalError
+
 from notifications.dashboards.services import sample_system as take_sample
 from notifications.events.exceptions import LogUnavailable, UnknownTopic
 from notifications.events.logs import database
@@ -12,9 +14,17 @@ from notifications.events.models import TopicHead
 from notifications.progress import LiveTask, exports, services
 from notifications.progress.names import EXPORT_HISTORY, PRUNE_EVENTS
 from workers.celery import app
-from workers.schedule import FAIL_LOST_TASKS, SAMPLE_SYSTEM
+from workers.schedule import FAIL_LOST_TASKS, SAMPLE_SYSTEM, SEND_OVERDUE_TASKS
 
 logger = logging.getLogger(__name__)
+
+# Of tasks that nobody sends again a minute later: up to ten minutes of trouble are lived through.
+RETRIED: dict[str, Any] = {
+    "autoretry_for": (LogUnavailable, OperationalError),
+    "retry_backoff": 2,
+    "retry_backoff_max": 120,
+    "max_retries": 10,
+}
 
 
 @app.task(name=SAMPLE_SYSTEM, acks_late=False)
@@ -33,7 +43,13 @@ def fail_lost_tasks() -> int:
     return services.fail_lost_runs()
 
 
-@app.task(base=LiveTask, bind=True, name=PRUNE_EVENTS)
+@app.task(name=SEND_OVERDUE_TASKS)
+def send_overdue_tasks() -> int:
+    """Send tasks again that wait in their rows and that the broker may have lost; returns how many."""
+    return services.send_overdue()
+
+
+@app.task(base=LiveTask, bind=True, name=PRUNE_EVENTS, **RETRIED)
 def prune_events(self: LiveTask) -> dict[str, Any]:
     """Delete events beyond their topic's retention, old runs of tasks, and old exports."""
     heads = list(TopicHead.objects.order_by("pk"))
@@ -47,15 +63,7 @@ def prune_events(self: LiveTask) -> dict[str, Any]:
     return {"events": deleted, "runs": runs, "files": files}
 
 
-@app.task(
-    base=LiveTask,
-    bind=True,
-    name=EXPORT_HISTORY,
-    autoretry_for=(LogUnavailable,),
-    retry_backoff=True,
-    max_retries=5,
-    throws=(UnknownTopic,),
-)
+@app.task(base=LiveTask, bind=True, name=EXPORT_HISTORY, throws=(UnknownTopic,), **RETRIED)
 def export_history(self: LiveTask, topic: str) -> dict[str, Any]:
     """Write the kept events of a topic to a file of JSON lines, to download from the page of tasks."""
     file = exports.write_history(

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 from celery.contrib.django.task import DjangoTask
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from kombu.exceptions import OperationalError
 
 from notifications.events.exceptions import HubError
 from notifications.progress.run import FAILED, MAX_ADDRESS, PROGRESS, RETRIED, STARTED, SUCCEEDED, Run
@@ -34,6 +35,9 @@ class LiveTask(DjangoTask[..., Any]):
 
     Starting, succeeding, failing and retrying are published to `tasks:<id>` and `tasks:all` without any doing. A
     task that returns a mapping with the key `result_url` has a link beside its run.
+
+    A run that has succeeded is not run again: a broker may deliver a task twice, when its worker died before it could
+    acknowledge it or when it was sent again because it seemed lost.
     """
 
     abstract = True
@@ -49,10 +53,24 @@ class LiveTask(DjangoTask[..., Any]):
             with _harmless():
                 watched.progress(done, total, note)
 
+    def retry(self, *args: Any, **kwargs: Any) -> Any:
+        """Celery's, but a task whose next attempt cannot be sent for want of the broker is left to it, not dropped."""
+        try:
+            return super().retry(*args, **kwargs)
+        except Reject as rejected:
+            reason = rejected.reason  # type: ignore[attr-defined]  # the stub lacks it
+            raise Reject(reason, requeue=isinstance(reason, OperationalError)) from rejected
+
     # What the worker calls.
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         super().before_start(task_id, args, kwargs)
+        succeeded = False
+        with _harmless():
+            succeeded = _services().has_succeeded(task_id)
+        if succeeded:
+            logger.info("%s %s has succeeded already, and is not run again", self.name, task_id)
+            raise Ignore
         with _harmless():
             watched = _running[task_id] = WatchedRun(Run(task_id, self.name), attempt=self.request.retries)
             watched.start()

@@ -25,6 +25,8 @@ class TaskRun(models.Model):
     note = models.CharField(max_length=500, blank=True)
     error = models.TextField(blank=True)
     result_url = models.CharField(max_length=500, blank=True)
+    #: What the task was started with, so that it can be sent again; None when it was not started through its row.
+    kwargs = models.JSONField(null=True, editable=False)
     started_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )

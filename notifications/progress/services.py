@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 from notifications.events import Publication, conf, publish_many
 from notifications.events.exceptions import HubError
 from notifications.progress.models import TaskRun
-from notifications.progress.run import FAILED, PROGRESS, QUEUED, RETRIED, STARTED, Run
+from notifications.progress.run import FAILED, PROGRESS, QUEUED, RETRIED, STARTED, SUCCEEDED, Run
 
 logger = logging.getLogger(__name__)
 
@@ -102,13 +102,48 @@ def start_task(task: str, *, user: Any, kwargs: Mapping[str, Any] | None = None)
     """
     run = Run(uuid(), task, state=QUEUED, note="waiting for a worker")
     store(run)
-    TaskRun.objects.filter(pk=run.id).update(started_by=user)
+    TaskRun.objects.filter(pk=run.id).update(started_by=user, kwargs=dict(kwargs or {}))
     try:
         current_app.send_task(task, kwargs=dict(kwargs or {}), task_id=run.id)
     except OperationalError as error:
         TaskRun.objects.filter(pk=run.id).delete()
         raise TasksUnavailable(str(error)) from error
     return run
+
+
+def has_succeeded(task_id: str) -> bool:
+    """Whether the row of a run says that it came to a good end."""
+    return TaskRun.objects.filter(pk=task_id, state=SUCCEEDED).exists()
+
+
+def send_again() -> int:
+    """Send the tasks that wait for a worker once more; returns how many.
+
+    For the process whose memory is the broker, when it has started: what waited in it before is lost with it. Raises
+    kombu.exceptions.OperationalError.
+    """
+    waiting = TaskRun.objects.filter(state__in=(QUEUED, RETRIED), finished_at=None, kwargs__isnull=False)
+    rows = list(waiting.order_by("started_at"))
+    for row in rows:
+        current_app.send_task(row.name, kwargs=row.kwargs, task_id=row.pk)
+    return len(rows)
+
+
+def send_overdue() -> int:
+    """Send tasks once more that no worker has begun for `HUB_TASK_LOST_SECONDS`; returns how many.
+
+    The broker may have lost them, as a Redis that was flushed has. One that still has them delivers them twice, and
+    the second time nothing is done. Raises kombu.exceptions.OperationalError.
+    """
+    now, silence = timezone.now(), timedelta(seconds=conf.get("HUB_TASK_LOST_SECONDS"))
+    overdue = TaskRun.objects.filter(state=QUEUED, kwargs__isnull=False, updated_at__lt=now - silence)
+    sent = 0
+    for row in overdue.order_by("started_at"):
+        # Only who moves the time sends: two workers may look at once, and the task may have begun meanwhile.
+        if TaskRun.objects.filter(pk=row.pk, state=QUEUED, updated_at=row.updated_at).update(updated_at=now):
+            current_app.send_task(row.name, kwargs=row.kwargs, task_id=row.pk)
+            sent += 1
+    return sent
 
 
 def fail_lost_runs() -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from tests.servers import Hub, eventually
 
 SETTINGS = "from hub.settings import *\nINSTALLED_APPS = [*INSTALLED_APPS, 'site_app']\n"
 TASKS = """
-import time
+import os, time
 from celery import shared_task
 from notifications.progress import LiveTask
 
@@ -33,10 +35,16 @@ def long(self, seconds):
 def deaf(self, seconds):
     self.progress(1, total=2)
     time.sleep(seconds)
+
+@shared_task(base=LiveTask, bind=True)
+def held(self):
+    self.progress(1, total=2)
+    while not os.path.exists("let_go"):
+        time.sleep(0.02)
 """
 
 
-def site(folder: Path, *, lost_seconds: int = 600) -> Hub:
+def site(folder: Path, *, lost_seconds: int = 600, drain_seconds: float = 5) -> Hub:
     """A hub with an app that has tasks of its own."""
     (folder / "site_app").mkdir(exist_ok=True)
     (folder / "site_app" / "__init__.py").write_text("")
@@ -47,6 +55,7 @@ def site(folder: Path, *, lost_seconds: int = 600) -> Hub:
         HUB_API_KEYS=API_KEY,
         DJANGO_SETTINGS_MODULE="site_settings",
         HUB_TASK_LOST_SECONDS=str(lost_seconds),
+        HUB_DRAIN_SECONDS=str(drain_seconds),
     )
 
 
@@ -74,6 +83,12 @@ def delay(hub: Hub, task: str, *arguments: Any) -> str:
     return hub.command(
         "shell", "-v", "0", "-c", f"from site_app.tasks import {task}; print({task}.delay({call}).id)"
     ).strip()
+
+
+def states(hub: Hub) -> list[tuple[str, str]]:
+    """The states of all runs of tasks, and what they failed of, as their rows have them."""
+    with closing(sqlite3.connect(hub.folder / "data" / "hub.sqlite3")) as database:
+        return sorted(database.execute("SELECT state, error FROM hub_progress_taskrun").fetchall())
 
 
 def signed_in(hub: Hub) -> httpx.Client:
@@ -140,7 +155,7 @@ def test_pruning_is_started_from_the_page(running: Hub) -> None:
 
 
 def test_a_stop_does_not_wait_for_long_tasks_and_shows_them_as_failed(tmp_path: Path) -> None:
-    hub = site(tmp_path)
+    hub = site(tmp_path, drain_seconds=1)
     ids = [delay(hub, "long", 120), delay(hub, "deaf", 120)]
     for task_id in ids:
         eventually(lambda: "task.progress" in types(hub, f"tasks:{task_id}"))  # noqa: B023 - called at once
@@ -150,13 +165,28 @@ def test_a_stop_does_not_wait_for_long_tasks_and_shows_them_as_failed(tmp_path: 
 
     assert time.monotonic() - begun < 6
     assert "Traceback" not in hub.output
-    states = (
-        "from notifications.progress.models import TaskRun; "
-        "print(sorted(TaskRun.objects.values_list('state', 'error')))"
-    )
-    assert hub.command("shell", "-v", "0", "-c", states).strip() == str(
-        [("failed", "the hub was stopped while it ran")] * 2
-    )
+    assert states(hub) == [("failed", "the hub was stopped while it ran")] * 2
+
+
+def test_a_stop_lets_tasks_in_hand_end_and_the_next_start_runs_what_had_not_begun(tmp_path: Path) -> None:
+    hub = site(tmp_path)
+    client = signed_in(hub)
+    start = "from site_app.tasks import held; [held.delay() for thread in range(4)]"
+    hub.command("shell", "-v", "0", "-c", start)
+    eventually(lambda: types(hub, "tasks:all").count("task.progress") == 4)
+    assert post(client, "/tasks/export/", topic="chat:exported").status_code == 202
+
+    hub.process.send_signal(signal.SIGTERM)
+    hub.wait_for("the worker begins no further task")
+    assert hub.process.poll() is None
+    (tmp_path / "let_go").touch()
+
+    assert hub.process.wait(10) == 0
+    assert "Traceback" not in hub.output
+    assert states(hub) == [("queued", "")] + [("succeeded", "")] * 4
+    again = site(tmp_path)
+    eventually(lambda: states(again) == [("succeeded", "")] * 5)
+    assert again.stop() == 0
 
 
 def test_a_task_of_a_killed_hub_is_shown_as_failed_by_the_next(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
 from celery.beat import ScheduleEntry
 from celery.schedules import crontab, schedule
@@ -15,6 +18,7 @@ from django.db.models.functions import Now
 
 from notifications.events.models import Lease
 from tests.servers import eventually
+from tests.workers.site import Site
 from workers import app, beat
 from workers.beat import LeasedScheduler
 from workers.schedule import SAMPLE_SYSTEM
@@ -146,3 +150,32 @@ def test_the_hub_schedules_sampling_each_second_with_an_expiry() -> None:
     assert entry.task == SAMPLE_SYSTEM
     assert entry.schedule == schedule(timedelta(seconds=1))
     assert entry.options == {"expires": 2.0}
+
+
+def test_of_two_beats_one_acts_and_the_other_takes_over_when_it_is_killed(tmp_path: Path, redis_url: str) -> None:
+    site = Site(tmp_path, redis_url, lease_seconds=3)
+    with redis.Redis.from_url(redis_url) as broker:
+        broker.flushall()
+
+        def senders() -> list[str]:
+            """The processes that sent the tasks in the queue, in their order."""
+            tasks = reversed(broker.lrange("celery", 0, -1))  # type: ignore[arg-type]
+            return [json.loads(task)["headers"]["origin"] for task in tasks]
+
+        beats = [site.start(name, "celery", "-A", "workers", "beat", "-l", "info") for name in ("first", "second")]
+        eventually(lambda: len(senders()) >= 3, seconds=30)
+        for beat_process in beats:
+            beat_process.wait_for("lease ->")
+        (leader,) = set(senders())
+        killed = next(process for process in beats if leader.startswith(f"gen{process.process.pid}@"))
+        (other,) = (process for process in beats if process is not killed)
+        killed.kill()
+        before = senders()
+        at = time.monotonic()
+        eventually(lambda: len(senders()) > len(before))
+        taken_over = time.monotonic() - at
+
+        assert all(sender.startswith(f"gen{other.process.pid}@") for sender in senders()[len(before) :])
+        assert set(before) == {leader}
+        assert taken_over < 3 + 2
+        assert other.stop() == 0

@@ -1,0 +1,145 @@
+"""Tasks in hand are held by a lease that their worker renews, however long they take.
+
+A Redis broker gives a task that was not acknowledged within its visibility timeout to another worker. Alone that
+asks for a choice: a long timeout, after which the tasks of a killed worker come back, or long tasks that run twice.
+Here the timeout is short, and a worker that lives puts it off.
+
+For the same reason a worker that loses its connection does not give back what it is working on, as it otherwise would:
+it acknowledges over the next connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery, bootsteps
+from celery.worker import state
+from kombu.transport import virtual
+
+logger = logging.getLogger(__name__)
+
+# Of the visibility timeout: a renewal may fail a few times before the lease ends.
+RENEWED_PER_TIMEOUT = 4
+KOMBU_VISIBILITY_SECONDS = 3600
+_RUN = bootsteps.RUN  # type: ignore[attr-defined]  # the stubs lack it
+
+
+class LeasedTasks(bootsteps.StartStopStep):
+    """A step of Celery's worker that leases the messages which it has not acknowledged yet."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._app: Celery = consumer.app
+        options = self._app.conf.broker_transport_options or {}
+        self._seconds = options.get("visibility_timeout", KOMBU_VISIBILITY_SECONDS) / RENEWED_PER_TIMEOUT
+        self._channel: Any = None
+        self._away = _Away()
+        self._wake = threading.Event()
+        self._ended = False
+        self._thread: threading.Thread | None = None
+
+    def include_if(self, consumer: Any) -> bool:
+        with self._app.connection_for_read() as connection:
+            return bool(connection.transport.driver_type == "redis")
+
+    # Called by the consumer: at each connection, at each loss of one, and when the last task has ended.
+
+    def start(self, consumer: Any) -> None:
+        self._channel = channel = consumer.task_consumer.channel
+        restore = channel.qos.restore_unacked
+        channel.qos.restore_unacked = lambda *args, **kwargs: self._restore(consumer, channel.qos, restore)
+        self._away.end(channel)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._renew_until_ended, name="hub-task-leases", daemon=True)
+            self._thread.start()
+        self._wake.set()
+
+    def stop(self, consumer: Any) -> None:
+        if consumer.blueprint.state == _RUN:
+            self._away.begin()
+
+    def terminate(self, consumer: Any) -> None:
+        self.shutdown(consumer)
+
+    def shutdown(self, consumer: Any) -> None:
+        # Not before: a worker that is asked to stop first finishes what it has begun.
+        self._ended = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(1)
+
+    def _restore(self, consumer: Any, qos: Any, restore: Callable[[], Any]) -> Any:
+        """Give messages back as the channel closes; those of running tasks only if the worker ends."""
+        if consumer.blueprint.state == _RUN:
+            for tag in self._away.begin():
+                qos._delivered.pop(tag, None)
+        return restore()
+
+    # The lease.
+
+    def _renew_until_ended(self) -> None:
+        while True:
+            self._wake.wait(self._seconds)
+            self._wake.clear()
+            if self._ended:
+                return
+            try:
+                self._renew()
+            except Exception as error:  # noqa: BLE001 - the broker has many, and the next attempt may succeed
+                logger.warning("the leases of the tasks in hand were not renewed: %s", error)
+
+    def _renew(self) -> None:
+        qos = self._channel.qos
+        # Each copied at once, as the worker's threads go on changing them.
+        tags = {*qos._delivered.copy(), *self._away.tags()} - qos._dirty.copy()
+        if not tags:
+            return
+        with self._app.connection_for_write() as connection:
+            channel: Any = connection.default_channel
+            # Only what is still there: who has lost a lease does not get it back by renewing it.
+            channel.client.zadd(channel.unacked_index_key, dict.fromkeys(tags, time.time()), xx=True)
+
+
+class _Away:
+    """Stands for the channel of running tasks' messages while there is no connection."""
+
+    no_ack_consumers = None
+
+    def __init__(self) -> None:
+        self._messages: dict[str, Any] = {}
+        self._missed: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def tags(self) -> list[str]:
+        return list(self._messages)
+
+    def begin(self) -> list[str]:
+        """Take over the messages of the tasks that are running; returns their tags."""
+        for request in tuple(state.active_requests):
+            if not request.acknowledged:
+                request.message.channel = self
+                self._messages[request.message.delivery_tag] = request.message
+        return self.tags()
+
+    def basic_ack(self, tag: str, **options: Any) -> None:
+        self._missed.append(("basic_ack", (tag,), options))
+
+    def basic_reject(self, tag: str, **options: Any) -> None:
+        self._missed.append(("basic_reject", (tag,), options))
+
+    def end(self, channel: Any) -> None:
+        """Hand the messages over to a channel that is connected, with what was said of them meanwhile."""
+        messages, self._messages = self._messages, {}
+        for tag, message in messages.items():
+            # They are delivered already: the channel only has to know of them.
+            virtual.QoS.append(channel.qos, message, tag)
+            message.channel = channel
+        while self._missed:
+            method, arguments, options = self._missed[0]
+            getattr(channel, method)(*arguments, **options)
+            del self._missed[0]
