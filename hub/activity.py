@@ -47,5 +47,3 @@ def _tell(type: str, data: dict[str, Any]) -> None:
         publish(TOPIC, type, data)
     except HubError:
         logger.exception("%s was not published", type)
-
-

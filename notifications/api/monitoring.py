@@ -21,6 +21,7 @@ from notifications.events.threads import in_database_thread
 logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 2.0
+DEAF = "what this process publishes does not come back to it"
 
 
 class MetricsApplication:
@@ -46,11 +47,46 @@ class MetricsApplication:
         return Response(200, encode(REGISTRY), content_type)
 
 
+class Check:
+    """One thing that a process needs to be ready. `failure` says what is wrong when asking raises or takes too long."""
+
+    def __init__(self, name: str, ask: Callable[[], Awaitable[str]], failure: str) -> None:
+        self.name = name
+        self._ask = ask
+        self._failure = failure
+        self._asking: asyncio.Task[str] | None = None
+
+    async def outcome(self) -> str:
+        """What there is to say within `CHECK_SECONDS`: "ok", or what is wrong."""
+        # One question at a time, however many probes come: each may hold one of the few threads for the database.
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._answer())
+        asking = self._asking
+        await asyncio.wait([asking], timeout=CHECK_SECONDS)
+        return asking.result() if asking.done() else self._failed("no answer")
+
+    async def _answer(self) -> str:
+        try:
+            return await self._ask()
+        except Exception as error:  # noqa: BLE001 - whatever a check meets, the process is not ready
+            return self._failed(error)
+
+    def _failed(self, reason: object) -> str:
+        logger.warning("not ready: %s: %r", self._failure, reason)
+        return self._failure
+
+
 class HealthApplication:
     """Tells whether the process lives, and whether it is ready for requests; asks for no key and no host name."""
 
     def __init__(self) -> None:
         self._migrated = False
+        self._checks = (
+            Check("database", self._database, "the database does not answer, or lacks migrations"),
+            Check("log", _log, "the log cannot be reached"),
+            Check("layer", _layer, DEAF),
+            Check("switchboard", _switchboard, "the switchboard could not start"),
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -66,47 +102,38 @@ class HealthApplication:
         allow_only(scope, "GET", "HEAD")
         if page == "live":
             return Response(200, b"ok", "text/plain; charset=utf-8")
-        checks = await self._checks()
-        ready = all(outcome == "ok" for outcome in checks.values())
+        outcomes = await asyncio.gather(*(check.outcome() for check in self._checks))
+        ready = all(outcome == "ok" for outcome in outcomes)
+        checks = {check.name: outcome for check, outcome in zip(self._checks, outcomes, strict=True)}
         return json_response({"status": "ok" if ready else "unavailable", "checks": checks}, 200 if ready else 503)
-
-    async def _checks(self) -> dict[str, str]:
-        outcomes = await asyncio.gather(
-            _checked(self._database, "the database does not answer, or lacks migrations"),
-            _checked(_log, "the log cannot be reached"),
-            _checked(_switchboard, "the switchboard could not start"),
-        )
-        return dict(zip(("database", "log", "switchboard"), outcomes, strict=True))
 
     async def _database(self) -> str:
         return await in_database_thread(self._database_state)
 
     def _database_state(self) -> str:
-        # Looked for until there are no more: a process does not lose migrations, and the search is not cheap.
+        # Looked for until there are no more, as the search is not cheap, and again after a fault: what has come back
+        # may be an older database.
         if self._migrated:
+            self._migrated = False
             with connection.cursor() as cursor:
                 cursor.execute("SELECT 1")
-            return "ok"
-        executor = MigrationExecutor(connection)
-        if missing := executor.migration_plan(executor.loader.graph.leaf_nodes()):
-            return f"{len(missing)} migrations are not applied: run `manage.py migrate`"
+        else:
+            executor = MigrationExecutor(connection)
+            if missing := executor.migration_plan(executor.loader.graph.leaf_nodes()):
+                return f"{len(missing)} migrations are not applied: run `manage.py migrate`"
         self._migrated = True
         return "ok"
-
-
-async def _checked(check: Callable[[], Awaitable[str]], failure: str) -> str:
-    """What a check says, or `failure` when it raises or takes too long."""
-    try:
-        return await asyncio.wait_for(check(), CHECK_SECONDS)
-    except Exception as error:  # noqa: BLE001 - whatever a check meets, the process is not ready
-        logger.warning("not ready: %s: %r", failure, error)
-        return failure
 
 
 async def _log() -> str:
     # The totals are kept where the window log is, so that reading them asks Redis, or the process that owns it.
     await asyncio.to_thread(counters.totals)
     return "ok"
+
+
+async def _layer() -> str:
+    # What this process publishes each second has come back to it, the whole way that events take.
+    return DEAF if await (await current_switchboard()).housekeeping.canary.late() else "ok"
 
 
 async def _switchboard() -> str:

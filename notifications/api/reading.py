@@ -63,22 +63,22 @@ async def history_remove(identity: Identity, request: TopicRequest) -> Nothing:
     return Nothing()
 
 
-async def _members(identity: Identity, name: str) -> dict[str, Member]:
+def _check_listed(identity: Identity, name: str) -> None:
     topic = granted_topic(identity, name)
     if not topic.declaration.presence:
         raise CommandError(codes.NOT_AVAILABLE, f"{name} does not list its subscribers")
-    return msgspec.convert(await members_of_topics.members(name), dict[str, Member])
 
 
 async def presence(identity: Identity, request: TopicRequest) -> PresenceResult:
     """Who is subscribed to a topic."""
-    return PresenceResult(await _members(identity, request.channel))
+    _check_listed(identity, request.channel)
+    return PresenceResult(msgspec.convert(await members_of_topics.members(request.channel), dict[str, Member]))
 
 
 async def presence_stats(identity: Identity, request: TopicRequest) -> PresenceStatsResult:
     """How many clients and users are subscribed to a topic."""
-    members = await _members(identity, request.channel)
-    return PresenceStatsResult(len(members), len({member.user for member in members.values()}))
+    _check_listed(identity, request.channel)
+    return PresenceStatsResult(*await members_of_topics.stats(request.channel))
 
 
 async def channels(identity: Identity, request: ChannelsRequest) -> ChannelsResult:

@@ -20,6 +20,7 @@ from notifications.delivery.protocols.centrifuge import (
     CENTRIFUGE_PROTOBUF_NATIVE_PINGS,
 )
 from notifications.delivery.protocols.plain import PLAIN
+from notifications.delivery.protocols.sse import decode_cursors
 from notifications.delivery.roster import short_agent
 from notifications.delivery.session import Session
 from notifications.delivery.switchboard import current_switchboard
@@ -136,3 +137,7 @@ class PlainConsumer(SessionConsumer):
         parts = {**self.parts, **self.scope.get("url_route", {}).get("kwargs", {})}
         session.state.topic = self.topic.format(**parts)
         session.state.greeting = f"You are now connected to {session.state.topic}"
+        query = parse_qs(self.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        if since := query.get("since"):
+            session.state.resumes = True
+            session.state.since = decode_cursors(since[0], [session.state.topic]).get(session.state.topic)

@@ -192,7 +192,7 @@ async def _subscribe_one(session: Session, message: dict[str, Any]) -> None:
     try:
         recovery = await session.subscribe(message["topic"], since=since, by_server=True, join_leave=True, grant=grant)
     except CommandError as error:
-        if error.code is not ALREADY_SUBSCRIBED:
+        if error.code is not ALREADY_SUBSCRIBED and session.closed_with is None:
             logger.warning("a client could not be subscribed to %s: %s", message["topic"], error)
         return
     session.protocol.subscribed(session, recovery, message.get("data"))
@@ -223,6 +223,10 @@ def _emulate(switchboard: Switchboard, message: dict[str, Any]) -> None:
     session = switchboard.emulated.get(message["session"])
     if session is not None:
         session.feed(message["data"])
+
+
+def _canary(switchboard: Switchboard, message: dict[str, Any]) -> None:
+    switchboard.housekeeping.canary.returned(message["sent_at"])
 
 
 def _rejudge(switchboard: Switchboard, message: dict[str, Any]) -> None:
@@ -293,4 +297,5 @@ _OPERATIONS: dict[str, Callable[[Switchboard, dict[str, Any]], None]] = {
     "refresh": _refresh,
     "message": _message,
     "emulate": _emulate,
+    "canary": _canary,
 }

@@ -104,7 +104,7 @@ async def _stream(scope: Scope, receive: Receive, send: Send, kind: StreamKind, 
         retry_after = (b"retry-after", limits.retry_after(refusal.seconds).encode())
         raise Problem(refusal.status, refusal.reason, headers=(retry_after,))
     receiving = asyncio.create_task(until_disconnected(receive))
-    transport = AsgiStreamTransport(send, receiving, kind.framing)
+    transport = AsgiStreamTransport(scope, send, receiving, kind.framing)
     agent = short_agent(header(scope, b"user-agent"))
     session = Session(switchboard, kind.protocol, transport, identity, address=address_of(scope), agent=agent)
     try:

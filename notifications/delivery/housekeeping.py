@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import notifications
 from notifications.delivery import codes, control, presence
+from notifications.delivery.canary import Canary
 from notifications.delivery.registry import Node, registry
 from notifications.delivery.roster import Roster
 from notifications.events import conf
@@ -29,10 +30,12 @@ logger = logging.getLogger(__name__)
 TURN_SECONDS = 1.0
 # So many that a round trip costs little, and so few that the loop is not held up.
 COMPARED_AT_ONCE = 500
+# How long an announcement may take before it is looked for in the log.
+LATE_SECONDS = 0.1
 
 
 class Housekeeping:
-    """Looks after the sessions, topics and lease of one switchboard, on its loop, in three tasks for all of them."""
+    """Looks after the sessions, topics and lease of one switchboard, on its loop, in a few tasks for all of them."""
 
     def __init__(self, switchboard: Switchboard) -> None:
         self._switchboard = switchboard
@@ -41,10 +44,12 @@ class Housekeeping:
         # Topics whose number of subscriptions has changed since the registry was told.
         self._recounted: set[str] = set()
         self._roster = Roster(switchboard.sessions)
+        self.canary = Canary(switchboard)
 
     def coroutines(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run as long as the switchboard does."""
-        return [self._look_after_sessions(), self._check_positions(), self._judge_regularly()]
+        running = [self._look_after_sessions(), self._check_positions(), self._judge_regularly()]
+        return [*running, self.canary.run()] if self._switchboard.serving else running
 
     def recounted(self, topic: str) -> None:
         """The number of a topic's subscriptions has changed."""
@@ -198,7 +203,11 @@ class Housekeeping:
             return
         log = log_for(next(iter(known.values()))[0].topic.retention)
         positions = await log.apositions([live.topic for live, _ in known.values()])
-        for name, (live, before) in known.items():
-            # Only what has not moved meanwhile is behind; otherwise the announcement is on its way.
-            if positions[name] != before and live.position == before:
-                live.repair()
+        behind = [name for name, (live, before) in known.items() if positions[name] != before == live.position]
+        if behind:
+            # An announcement that is only late says who is not to get its event; the log does not.
+            await asyncio.sleep(LATE_SECONDS)
+        for name in behind:
+            live, before = known[name]
+            if live.position == before:
+                live.repair(until=positions[name].offset)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from notifications.delivery import codes, metrics
 from notifications.delivery.frames import Encoding
+from notifications.delivery.shared_reads import RecentEvents
 from notifications.delivery.variants import VariantReceivers
 from notifications.events.event import Cursor, EncodedEvent
 from notifications.events.exceptions import LogUnavailable
@@ -32,6 +33,7 @@ class LiveTopic:
     """A topic with subscribers in this process, and the position up to which they were served."""
 
     __slots__ = (
+        "_explained",
         "_repairing",
         "_turn",
         "group",
@@ -39,6 +41,7 @@ class LiveTopic:
         "pending",
         "position",
         "ready",
+        "recent",
         "switchboard",
         "topic",
         "variants",
@@ -56,7 +59,11 @@ class LiveTopic:
         self.waiting: list[Subscription] = []
         self.position: Cursor | None = None
         self.pending: list[tuple[EncodedEvent, str | None]] = []
+        #: What was published last, for those who come back.
+        self.recent = RecentEvents(self)
         self._repairing = False
+        # Announcements up to this offset may come late, because the log has told of their events before.
+        self._explained = 0
         # The events of this turn of the loop, which `ready` gets when the turn ends.
         self._turn: list[EncodedEvent] = []
         #: Done when the topic is served, None from then on.
@@ -66,6 +73,7 @@ class LiveTopic:
         """The group is joined, and the log is at `position`, if the topic has one."""
         opened, self.opened = self.opened, None
         self.position = position
+        self._explained = position.offset if position is not None else 0
         self._arrive_pending()
         if opened is not None and not opened.done():
             opened.set_result(None)
@@ -130,6 +138,8 @@ class LiveTopic:
             self.repair()
         elif event.offset == self.position.offset + 1:
             self._fan_out(event, exclude)
+        elif event.offset > self._explained:
+            self.repair()  # an offset that was given before: the log may have been put back to older data
 
     def _arrive_pending(self) -> None:
         pending, self.pending = self.pending, []
@@ -199,23 +209,25 @@ class LiveTopic:
                 subscription.send(event)
         self._promote()
 
-    def repair(self) -> None:
-        """Read from the log what the layer did not bring."""
+    def repair(self, *, until: int | None = None) -> None:
+        """Read from the log what the layer did not bring; when nothing was announced behind it, up to an offset."""
         if not self._repairing and self.position is not None:
             self._repairing = True
-            self.switchboard.spawn(self._repair())
+            self.switchboard.spawn(self._repair(until))
 
-    async def _repair(self) -> None:
+    async def _repair(self, until: int | None) -> None:
         log = log_for(self.topic.retention)
         try:
             while self.position is not None and not self.empty:
                 try:
                     page = await log.aread(self.topic, since=self.position, limit=REPAIR_EVENTS)
+                    if self._is_behind(page.position):
+                        page = Page([], await log.abegin_epoch(self.topic, lost=self.position))
                 except LogUnavailable as error:
                     logger.warning("%s cannot be repaired yet: %s", self.topic.name, error)
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
-                if self._serve(page):
+                if self._serve(page, until):
                     return
         finally:
             self._repairing = False
@@ -225,7 +237,12 @@ class LiveTopic:
             else:
                 self._arrive_pending()
 
-    def _serve(self, page: Page) -> bool:
+    def _is_behind(self, position: Cursor) -> bool:
+        """Whether the log was put back to older data, and would give offsets that subscribers have seen already."""
+        known = self.position
+        return known is not None and position.epoch == known.epoch and position.offset < known.offset
+
+    def _serve(self, page: Page, until: int | None) -> bool:
         """Hand on what the log had; True when nothing is missing any more."""
         assert self.position is not None
         if page.position == self.position:
@@ -243,10 +260,11 @@ class LiveTopic:
             if event.epoch == self.position.epoch and (event.offset or 0) > self.position.offset
         }
         # Not beyond what was announced: who is not to get the events after it is told by their announcements.
-        last = max(excluded, default=page.position.offset)
+        last = max(excluded, default=page.position.offset if until is None else until)
         served = [event for event in page.events if (event.offset or 0) <= last]
         for event in served:
             self._fan_out(event, excluded.get(event.offset or 0))
+        self._explained = self.position.offset
         metrics.gaps_repaired.labels(namespace_of(self.topic.name)).inc(len(served))
         self._keep_following()
         return bool(self.pending) or self.position.offset >= min(last, page.position.offset)
@@ -269,6 +287,7 @@ class LiveTopic:
         logger.warning("subscribers of %s missed events that they did not get from its log", self.topic.name)
         if position is not None:
             self.position = position
+            self._explained = position.offset
         self.pending.clear()
         for subscription in self.subscriptions():
             if subscription.established:

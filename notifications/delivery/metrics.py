@@ -11,6 +11,7 @@ subscriptions = Gauge("hub_subscriptions", "Subscriptions of open sessions", ["n
 delivered = Counter("hub_delivered_total", "Events handed to sessions", ["namespace"])
 sent_bytes = Counter("hub_sent_bytes_total", "Bytes written to transports, frame headers included")
 received_messages = Counter("hub_received_messages_total", "Messages from clients", ["protocol"])
+conflated = Counter("hub_conflated_total", "Events that a newer one with their key replaced", ["namespace"])
 gaps_repaired = Counter("hub_gaps_repaired_total", "Events that the layer lost and the log had", ["namespace"])
 resets = Counter("hub_resets_total", "Times a topic's log no longer reached back to its subscribers", ["namespace"])
 disconnects = Counter("hub_disconnects_total", "Sessions closed by the hub", ["code"])

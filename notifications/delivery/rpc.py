@@ -112,7 +112,9 @@ class Registry:
         self._functions.pop(method, None)
 
     def find(self, method: str) -> Function:
-        """The function called `method`. Raises CommandError 104 when there is none."""
+        """The function called `method`. Raises CommandError 104 when there is none, 108 when no app has any."""
+        if not self._functions:
+            raise CommandError(codes.NOT_AVAILABLE, "no app has registered functions")
         try:
             return self._functions[method]
         except KeyError:

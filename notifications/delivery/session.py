@@ -13,6 +13,7 @@ from notifications.delivery import codes, identity, limits, metrics, presence, t
 from notifications.delivery.codes import Code, CommandError, Disconnect
 from notifications.delivery.frames import Encoding, Framing
 from notifications.delivery.identity import ANONYMOUS, Identity
+from notifications.delivery.presence import Stats
 from notifications.delivery.recovery import recover
 from notifications.delivery.subscription import Recovery, Subscription
 from notifications.delivery.variants import Variant
@@ -214,7 +215,8 @@ class Session:
 
     def run(self, command: Coroutine[Any, Any, None]) -> None:
         """Run a command after those before it; disconnect a client that sends many more than are answered."""
-        if len(self.commands) >= MAX_WAITING_COMMANDS:
+        # A client sends in one frame what it subscribed to before it was connected.
+        if len(self.commands) >= max(MAX_WAITING_COMMANDS, 2 * conf.get("HUB_MAX_SUBSCRIPTIONS")):
             command.close()
             raise Disconnect(codes.TOO_MANY_REQUESTS)
         self.commands.append(command)
@@ -296,8 +298,6 @@ class Session:
             await self.switchboard.attach(subscription)
             recovery = await recover(subscription, since)
             self._still_wanted(subscription)
-            if subscription.present:
-                self.switchboard.spawn(presence.join(subscription))
         except BaseException as error:
             if self.subscriptions.get(name) is subscription:
                 del self.subscriptions[name]
@@ -352,8 +352,8 @@ class Session:
             metrics.subscriptions_in(namespace_of(name)).dec()
             self.switchboard.detach(subscription)
             self.switchboard.counted(name, -1)
-            if subscription.present:
-                self.switchboard.spawn(presence.leave(subscription))
+            if subscription.joined:
+                self.switchboard.presence.leave(subscription)
         return subscription
 
     def unsubscribe_by_server(self, name: str, code: Code) -> None:
@@ -418,14 +418,28 @@ class Session:
 
     async def presence(self, name: str) -> dict[str, dict[str, Any]]:
         """Who is subscribed, on behalf of the client, by client id. Raises CommandError with the protocol's code."""
-        topic = self.resolved(name)
-        if not topic.declaration.presence:
-            raise CommandError(codes.NOT_AVAILABLE)
-        await self._permitted(name, "see_presence", "presence")
+        await self._may_see_presence(name)
+        limit = conf.get("HUB_PRESENCE_MAX_MEMBERS")
         try:
-            return await presence.members(name)
+            members = await presence.members(name, limit=limit)
         except LogUnavailable as error:
             raise CommandError(codes.INTERNAL, str(error)) from error
+        if members is None:
+            raise CommandError(codes.LIMIT_EXCEEDED, f"{name} has more than {limit} subscribers")
+        return members
+
+    async def presence_stats(self, name: str) -> Stats:
+        """How many are subscribed, on behalf of the client. Raises CommandError with the protocol's code."""
+        await self._may_see_presence(name)
+        try:
+            return await presence.stats(name)
+        except LogUnavailable as error:
+            raise CommandError(codes.INTERNAL, str(error)) from error
+
+    async def _may_see_presence(self, name: str) -> None:
+        if not self.resolved(name).declaration.presence:
+            raise CommandError(codes.NOT_AVAILABLE)
+        await self._permitted(name, "see_presence", "presence")
 
     async def _allows(self, topic: ResolvedTopic, action: str) -> bool:
         return await identity.allows(self.identity, topic, action, revocations=self.switchboard.revocations)

@@ -66,7 +66,7 @@ class EventStream:
             return
         receiving = asyncio.create_task(until_disconnected(receive))
         try:
-            transport = AsgiStreamTransport(send, receiving, unframed)
+            transport = AsgiStreamTransport(scope, send, receiving, unframed)
             session, recoveries = await self._open(scope, transport, topics, query)
             await self._stream(session, transport, recoveries, receiving)
         except CommandError as error:
@@ -134,8 +134,8 @@ class EventStream:
             first = opening(session.state.cursors, all(asked) if asked else None)
             transport.begin([(b"content-type", b"text/event-stream; charset=utf-8")], first)
             for recovery in recoveries:
-                for event in recovery.events:
-                    session.send_frame(session.encoding.frame(event))
+                for frame in recovery.events.each(session.encoding, session.encoding.frame):
+                    session.send_frame(frame)
                 recovery.subscription.release()
             await asyncio.wait([receiving])
         finally:

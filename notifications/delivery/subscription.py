@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from notifications.delivery.identity import SubscriptionGrant
     from notifications.delivery.live_topic import LiveTopic
     from notifications.delivery.session import Session
+    from notifications.delivery.shared_reads import MissedEvents
 
 
 class Subscription:
@@ -28,6 +29,7 @@ class Subscription:
         "grant",
         "held",
         "join_leave",
+        "joined",
         "live",
         "outdated",
         "session",
@@ -54,6 +56,8 @@ class Subscription:
         self.live: LiveTopic | None = None
         self.held: list[EncodedEvent] | None = []
         self.floor = 0
+        #: Whether the subscriber is listed among the topic's.
+        self.joined = False
         self.established = False
         # Whether the topic's log began anew while this was being made.
         self.outdated = False
@@ -93,6 +97,10 @@ class Subscription:
         """Send the events that were held while the subscription was being answered, and go live."""
         if self.live is not None:
             self.live.release(self)
+            if self.present:
+                # Not before: the subscriber is told of its own join as well, after the answer.
+                self.joined = True
+                self.session.switchboard.presence.join(self)
 
 
 class Recovery(NamedTuple):
@@ -103,5 +111,5 @@ class Recovery(NamedTuple):
 
     subscription: Subscription
     position: Cursor
-    events: list[EncodedEvent]
+    events: MissedEvents
     recovered: bool | None

@@ -17,8 +17,8 @@ from collections.abc import Coroutine
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from notifications.delivery import codes, control, limits
-from notifications.delivery.frames import Encoding
+from notifications.delivery import codes, control, limits, presence
+from notifications.delivery.conflation import Conflation, live_topic
 from notifications.delivery.housekeeping import Housekeeping
 from notifications.delivery.limits import Admission, Refusal
 from notifications.delivery.live_topic import LiveTopic
@@ -26,6 +26,7 @@ from notifications.delivery.openings import Openings, add_to_groups
 from notifications.delivery.registry import registry
 from notifications.delivery.revocations import Revocations
 from notifications.delivery.session import Session
+from notifications.delivery.shared_reads import ReadRounds
 from notifications.delivery.subscription import Subscription
 from notifications.delivery.wheel import Wheel
 from notifications.delivery.writer import Writer
@@ -89,6 +90,8 @@ class Switchboard:
         self.delivered = 0
         self.max_outgoing_bytes: int = conf.get("HUB_MAX_OUTGOING_BYTES")
         self.draining = False
+        self.conflation = Conflation(self)
+        self.presence = presence.PresenceChanges(self)
         self.wheel = Wheel()
         # Of sessions that have something which expires.
         self.expiries = Wheel()
@@ -97,6 +100,7 @@ class Switchboard:
         self._admission = Admission()
         self.writer = Writer(self.loop)
         self.revocations = Revocations(self.spawn)
+        self.reads = ReadRounds(self.spawn)
         self.housekeeping = Housekeeping(self)
         self._openings: dict[Kind, Openings] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -129,7 +133,7 @@ class Switchboard:
             raise
 
     def drain(self) -> None:
-        """Take no new sessions, and close those there are with the advice to come back."""
+        """Take no new sessions, and close those there are at once with the advice to come back."""
         self.draining = True
         self.writer.hand_out()
         for session in list(self.sessions.values()):
@@ -141,6 +145,7 @@ class Switchboard:
     async def stop(self) -> None:
         """Close every session and leave the layer."""
         self.drain()
+        await self.presence.flush()
         messenger.serve_from(None)
         layer = messenger.layer()
         if hasattr(layer, "remove_reconnect_listener"):
@@ -235,7 +240,7 @@ class Switchboard:
         name = subscription.topic.name
         live = self.topics.get(name)
         if live is None:
-            live = self.topics[name] = LiveTopic(self, subscription.topic)
+            live = self.topics[name] = live_topic(self, subscription.topic)
             self._openings[live.topic.retention.kind].open(live)
         live.waiting.append(subscription)
         subscription.live = live
@@ -295,7 +300,7 @@ class Switchboard:
                     waiting = True
                     logger.warning("receiving from the channel layer failed: %s; trying again", error)
                 await asyncio.sleep(RETRY_SECONDS)
-                self.spawn(self._rejoin())
+                self.spawn(self.rejoin())
                 continue
             waiting = False
             for message in messages:
@@ -304,10 +309,11 @@ class Switchboard:
                 except Exception:
                     logger.exception("a message of the channel layer could not be handled")
 
-    async def _rejoin(self) -> None:
+    async def rejoin(self) -> None:
         """Join every group again: a layer that keeps memberships in Redis loses them with it."""
         with contextlib.suppress(LogUnavailable):  # the next receive fails as well, and tries again
-            await add_to_groups([CONTROL_GROUP, *(live.group for live in self.topics.values())], self.channel)
+            topics = [live.group for live in self.topics.values()]
+            await add_to_groups([CONTROL_GROUP, self.housekeeping.canary.group, *topics], self.channel)
 
     def _dispatch(self, message: dict[str, Any]) -> None:
         if message.get("v") != FORMAT:
@@ -318,24 +324,9 @@ class Switchboard:
             if live is not None:
                 live.arrived(event_of(message), message.get("exclude"))
         elif kind == PRESENCE:
-            self._tell_presence(message)
+            presence.tell(self, message)
         elif kind == CONTROL:
             control.perform(self, message)
-
-    def _tell_presence(self, message: dict[str, Any]) -> None:
-        live = self.topics.get(message["topic"])
-        if live is None:
-            return
-        live.hand_out()  # who left has published before
-        frames: dict[Encoding, bytes | None] = {}
-        for session, subscription in live.live_subscriptions():
-            if not subscription.join_leave or session.id == message["client"]:
-                continue
-            encoding = session.encoding
-            if encoding not in frames:
-                frames[encoding] = encoding.presence_frame(message["topic"], message["action"], message["info"])
-            if (frame := frames[encoding]) is not None:
-                session.send_frame(frame)
 
     async def send_to_group(self, group: str, message: dict[str, Any]) -> None:
         """Send a message of the hub's own to a group of the layer."""

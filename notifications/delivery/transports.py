@@ -69,9 +69,10 @@ class AsgiTransport(ABC):
         try:
             while self._queue:
                 events, self._queue = self._queue, []
+                taken = self._pending
                 for event in events:
                     await self._send(event)
-                self._pending = 0
+                self._pending -= taken  # more may have been written meanwhile
         except Exception:  # noqa: BLE001 - every server has its own error for a peer that is gone
             self._closing = True
             self._queue.clear()
@@ -105,12 +106,14 @@ class AsgiStreamTransport(AsgiTransport):
     """An HTTP answer that does not end by itself: what is written waits until it has begun.
 
     `receiving` is the task that waits for the client to go away; it is cancelled when the server has ended the answer.
+    A client that does not take its end in time is cut off where the server's scope says how, see `aborting.py`.
     """
 
-    def __init__(self, send: Send, receiving: asyncio.Task[None], framing: Framing) -> None:
+    def __init__(self, scope: Mapping[str, Any], send: Send, receiving: asyncio.Task[None], framing: Framing) -> None:
         super().__init__(send, receiving.cancel)
         self.framing = framing
         self._begun = False
+        self._abort: Callable[[], None] | None = (scope.get("extensions") or {}).get("hub.abort")
 
     def begin(self, headers: Iterable[tuple[bytes, bytes]], prelude: bytes = b"") -> None:
         """Send the head of the answer, and the first bytes of its body."""
@@ -121,6 +124,8 @@ class AsgiStreamTransport(AsgiTransport):
             # nginx would hold what is sent back until its buffer is full.
             (b"x-accel-buffering", b"no"),
         ]
+        if self._abort is not None:
+            head.append((b"connection", b"close"))  # or a later request would be cut off in the end
         start = {"type": "http.response.start", "status": 200, "headers": head}
         self._queue[:0] = [start, self.event(prelude)]
         self._begun = True
@@ -129,6 +134,11 @@ class AsgiStreamTransport(AsgiTransport):
     def _start(self) -> None:
         if self._begun:
             super()._start()
+
+    def _give_up(self) -> None:
+        if self._abort is not None:
+            self._abort()
+        super()._give_up()
 
     def event(self, payload: bytes) -> dict[str, Any]:
         return {"type": "http.response.body", "body": payload, "more_body": True}

@@ -11,6 +11,7 @@ from django.urls import path
 from notifications.delivery.auth import Application, IdentityMiddleware, Receive, Scope, Send, refuse
 from notifications.delivery.consumers import CentrifugeConsumer
 from notifications.delivery.emulation import emulation_applications
+from notifications.server.aborting import abortable
 from notifications.server.lifespan import Around, Lifespan
 
 
@@ -25,7 +26,7 @@ class PathRouter:
         path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         for prefix, application in self.applications.items():
             if path == prefix or path.startswith(prefix.rstrip("/") + "/"):
-                await application(scope, receive, send)
+                await application(abortable(scope, send), receive, send)
                 return
         await self.django(scope, receive, send)
 

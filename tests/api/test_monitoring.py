@@ -91,7 +91,7 @@ async def test_a_process_is_ready_with_database_log_and_switchboard() -> None:
         answer = await ask(health, "/health/ready", Host="any.host.at.all")
         assert (answer.status_code, answer.json()) == (
             200,
-            {"status": "ok", "checks": {"database": "ok", "log": "ok", "switchboard": "ok"}},
+            {"status": "ok", "checks": {"database": "ok", "log": "ok", "layer": "ok", "switchboard": "ok"}},
         )
     await stop_current()
 
@@ -104,7 +104,7 @@ async def test_a_stopping_process_is_not_ready() -> None:
     assert answer.status_code == 503
     assert answer.json() == {
         "status": "unavailable",
-        "checks": {"database": "ok", "log": "ok", "switchboard": "the process is stopping"},
+        "checks": {"database": "ok", "log": "ok", "layer": "ok", "switchboard": "the process is stopping"},
     }
     await stop_current()
 
@@ -119,6 +119,7 @@ async def test_a_process_without_its_log_is_not_ready(settings: Settings) -> Non
     assert answer.json()["checks"] == {
         "database": "ok",
         "log": "the log cannot be reached",
+        "layer": "ok",
         "switchboard": "ok",
     }
     settings.HUB_REDIS_URL = ""

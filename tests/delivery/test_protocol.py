@@ -170,7 +170,7 @@ async def test_subscribers_are_told_when_the_log_lost_its_memory(hub_client: Con
         ({"method": "publish", "channel": "open:1", "data": 1}, 103),
         ({"method": "history", "channel": "fleeting:1"}, 108),
         ({"method": "presence", "channel": "fleeting:1"}, 108),
-        ({"method": "rpc", "data": 1}, 104),
+        ({"method": "rpc", "data": 1}, 108),
         ({"method": "subscribe", "channel": "open:1", "tf": {"key": "k", "cmp": "eq", "val": "v"}}, 108),
         ({"method": "subscribe", "channel": "open:1", "type": 1}, 108),
         ({"method": "sub_refresh", "channel": "open:1", "token": "t"}, 103),
@@ -264,6 +264,7 @@ async def test_a_client_that_floods_is_disconnected(hub_client: Connect) -> None
 async def test_presence_joins_and_leaves(hub_client: Connect) -> None:
     first = await hub_client(await ana())
     await first.subscribe("open:1", join_leave=True)
+    own = await first.next_push()
     second = await hub_client()
     await second.subscribe("open:1")
 
@@ -273,10 +274,11 @@ async def test_presence_joins_and_leaves(hub_client: Connect) -> None:
     second.close()
     left = await first.next_push()
 
-    assert joined == {"channel": "open:1", "join": {"info": {"client": second.session.id}}}
+    assert own["join"]["info"]["client"] == first.session.id
+    assert joined == {"channel": "open:1", "join": {"info": {"user": "", "client": second.session.id}}}
     assert members[first.session.id]["conn_info"] == {"name": "Ana Lima"}
     assert stats == {"num_clients": 2, "num_users": 2}
-    assert left == {"channel": "open:1", "leave": {"info": {"client": second.session.id}}}
+    assert left == {"channel": "open:1", "leave": {"info": {"user": "", "client": second.session.id}}}
 
 
 async def test_an_excluded_client_does_not_get_its_own_event_back(hub_client: Connect) -> None:

@@ -128,7 +128,15 @@ async def test_functions_run_where_they_may_block(published: PublishedEvents) ->
     assert [event.data for event in published] == [1]
 
 
+async def test_there_are_no_calls_where_nothing_is_registered() -> None:
+    assert await refused("shop.price") == (codes.NOT_AVAILABLE, "no app has registered functions")
+
+
 async def test_nobody_calls_what_is_not_registered() -> None:
+    @rpc("shop.stock", permission=ANYBODY)
+    def stock(context: Context, params: Any) -> int:
+        return 1
+
     assert await refused("shop.price") == (codes.METHOD_NOT_FOUND, "no app has registered 'shop.price'")
     assert await refused("") == (codes.METHOD_NOT_FOUND, "no app has registered ''")
 

@@ -66,7 +66,7 @@ async def test_all_sessions_of_a_user_are_ended(switchboards: list[Switchboard])
     first, second = switchboards
     user = await User.objects.acreate_user("ana")
     anas = [await connected(switchboard, of(user)) for switchboard in switchboards]
-    bob = await connected(first, Identity(user="8", from_token=True))
+    bob = await connected(first, Identity(user="bob", from_token=True))
     await told(first, second)
 
     ended = await in_database_thread(lambda: end_sessions(user=str(user.pk)))

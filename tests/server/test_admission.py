@@ -138,4 +138,4 @@ def test_a_connection_may_have_the_pings_of_websockets(limited_hub: Make) -> Non
         assert pings == [PING, PING, PING]  # none was answered, and the connection is still there
         peer.send(frame(TEXT, b'{"id":2,"rpc":{"method":"nothing"}}'))
         answers = iter(peer.frame, None)
-        assert json.loads(next(found.payload for found in answers if found.opcode == TEXT))["error"]["code"] == 104
+        assert json.loads(next(found.payload for found in answers if found.opcode == TEXT))["error"]["code"] == 108

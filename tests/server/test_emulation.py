@@ -178,7 +178,8 @@ async def test_a_client_that_goes_away_is_missed(hub: Hub, transport: str) -> No
     subscribe = {"subscribe": {"channel": topic, "join_leave": True}}
     async with opened(hub.url, "http_stream", lines({"connect": {}}, subscribe)) as watching:
         await watching.connected()
-        await watching.receive()
+        await watching.receive()  # the answer to subscribe
+        await watching.receive()  # its own join
         async with opened(hub.url, transport, lines({"connect": {}}, subscribe)) as stream:
             client = (await stream.connected())["client"]
             joined = await watching.receive()

@@ -42,6 +42,7 @@ from notifications.delivery.protocols.schema import (
     tags_of,
 )
 from notifications.delivery.session import Session, UnsubscribedMeanwhile
+from notifications.delivery.shared_reads import MissedEvents
 from notifications.delivery.signals import client_message
 from notifications.delivery.subscription import Recovery, Subscription
 from notifications.delivery.tags_filter import compile_filter, filter_key
@@ -303,9 +304,9 @@ class CentrifugeProtocol:
             data=UNSET if grant is None or grant.data is None else _raw(grant.data),
         )
 
-    def _publications(self, events: list[EncodedEvent], variant: Variant | None) -> list[Publication]:
+    def _publications(self, events: MissedEvents, variant: Variant | None) -> list[Publication]:
         if variant is None:
-            return [publication_of(event) for event in events]
+            return events.each("publication", publication_of)
         if variant.delta is None:
             return [publication_of(event) for event in events if variant.accepts(event)]
         bases = [None, *events[:-1]]
@@ -356,8 +357,8 @@ class CentrifugeProtocol:
 
     async def _presence_stats(self, session: Session, number: int, request: PresenceStatsRequest) -> None:
         _check_name(request.channel)
-        stats = presence_stats(await session.presence(request.channel))
-        self._reply(session, Reply(id=number, presence_stats=schema.PresenceStatsResult(**stats)))
+        stats = await session.presence_stats(request.channel)
+        self._reply(session, Reply(id=number, presence_stats=schema.PresenceStatsResult(*stats)))
 
     async def _history(self, session: Session, number: int, request: HistoryRequest) -> None:
         _check_name(request.channel)
@@ -381,7 +382,10 @@ class CentrifugeProtocol:
     async def _send(self, session: Session, number: int, request: SendRequest) -> None:
         if not client_message.receivers:
             raise Disconnect(codes.NOT_SUPPORTED)
-        data = msgspec.json.decode(_data(request.data))
+        try:
+            data = msgspec.json.decode(_data(request.data))
+        except (ValueError, RecursionError) as error:  # nothing has looked into it before
+            raise CommandError(codes.BAD_REQUEST, str(error)) from error
         await client_message.asend_robust(sender=None, data=data, identity=session.identity, client=session.id)
 
     # What the session tells its client.
@@ -440,11 +444,6 @@ class CentrifugeProtocol:
         if not self.emulated:
             return None  # a WebSocket's close frame carries the code
         return self.codec.encode(Reply(push=Push(disconnect=schema.Disconnect(code.code, code.reason))))
-
-
-def presence_stats(members: dict[str, dict[str, Any]]) -> dict[str, int]:
-    """How many clients and users are in an answer of presence."""
-    return {"num_clients": len(members), "num_users": len({info.get("user", "") for info in members.values()})}
 
 
 def _time_left(expires_at: float | None) -> tuple[bool, int]:

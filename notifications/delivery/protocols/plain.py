@@ -1,7 +1,10 @@
 """The plain JSON protocol of the Channels tutorial, on one topic: a page with ten lines of JavaScript speaks it.
 
 On connect the client gets `{"type": "connection_established", "message": …}`; it sends `{"message": "hi"}`, and
-everybody on the topic gets `{"type": "chat", "message": "hi", …}` with the author and the time.
+everybody on the topic gets `{"type": "chat", "message": "hi", …}` with the author, the time and the offset.
+
+Who connects again with `?since=<epoch>:<offset>`, the epoch of the last `connection_established` and the newest offset
+that came, gets what was missed, and after it `{"type": "resumed", "complete": true}`, or false when it was not all.
 """
 
 from __future__ import annotations
@@ -14,25 +17,28 @@ from notifications.delivery import codes, limits
 from notifications.delivery.codes import Code, CommandError, Disconnect
 from notifications.delivery.protocols.base import AskedTopicsOnly
 from notifications.delivery.session import Session
-from notifications.delivery.subscription import Subscription
+from notifications.delivery.subscription import Recovery, Subscription
 from notifications.events import conf
-from notifications.events.event import EncodedEvent
+from notifications.events.event import Cursor, EncodedEvent
 
 _encode = msgspec.json.Encoder().encode
 
 
 class PlainState:
-    """What the protocol remembers of one session: its one topic, and the greeting."""
+    """What the protocol remembers of one session: its one topic, the greeting, and what it resumes from."""
 
-    __slots__ = ("greeting", "topic")
+    __slots__ = ("greeting", "resumes", "since", "topic")
 
     def __init__(self) -> None:
         self.topic = ""
         self.greeting = ""
+        self.resumes = False
+        # None where the client did not say it in a way that means anything.
+        self.since: Cursor | None = None
 
 
 class PlainProtocol(AskedTopicsOnly):
-    """Objects of JSON in both directions, without ids, acknowledgements or recovery."""
+    """Objects of JSON in both directions, without ids or acknowledgements."""
 
     name = "plain"
     answers_pings = False
@@ -47,12 +53,24 @@ class PlainProtocol(AskedTopicsOnly):
         state: PlainState = session.state
         session.switchboard.identified(session)
         try:
-            recovery = await session.subscribe(state.topic)
+            recovery = await session.subscribe(state.topic, since=state.since)
         except CommandError as error:
             raise Disconnect(codes.of_error(error.code)) from error
         session.connected = True
-        session.send(_encode({"type": "connection_established", "message": state.greeting}))
+        session.send(_encode(self._greeting(state, recovery)))
+        for frame in recovery.events.each(session.encoding, session.encoding.frame):
+            session.send_frame(frame)
+        if state.resumes:
+            session.send(_encode({"type": "resumed", "complete": recovery.recovered is True}))
         recovery.subscription.release()
+
+    def _greeting(self, state: PlainState, recovery: Recovery) -> dict[str, Any]:
+        greeting: dict[str, Any] = {"type": "connection_established", "message": state.greeting}
+        if recovery.subscription.topic.retention.kept:
+            # Not the position where it goes live: a socket cut during the replay resumes within it.
+            start = state.since if state.since is not None and recovery.recovered else recovery.position
+            greeting |= {"epoch": recovery.position.epoch, "offset": start.offset}
+        return greeting
 
     def received(self, session: Session, data: bytes | str) -> None:
         session.arrival, refused = limits.count_command(session.arrival, session.switchboard.loop.time())
@@ -92,7 +110,7 @@ class PlainProtocol(AskedTopicsOnly):
         return None
 
     def unsubscribed(self, session: Session, subscription: Subscription, code: Code) -> None:
-        # There is nothing but the one subscription. Whoever missed events connects again and reads the history.
+        # There is nothing but the one subscription. Whoever missed events connects again, and is told.
         lost = code is codes.UNSUBSCRIBED_INSUFFICIENT_STATE
         session.disconnect(codes.INSUFFICIENT_STATE if lost else codes.NOT_PERMITTED)
 

@@ -156,8 +156,8 @@ class EmulationRequest(Struct, frozen=True, omit_defaults=True):
 
 
 class ClientInfo(Struct, frozen=True, omit_defaults=True):
-    user: str = ""
-    client: str = ""
+    user: str
+    client: str
     conn_info: Any = None
     chan_info: Any = None
 
@@ -216,16 +216,16 @@ class PublishResult(Struct, frozen=True, omit_defaults=True):
     pass
 
 
-class PresenceResult(Struct, frozen=True, omit_defaults=True):
+class PresenceResult(Struct, frozen=True):
     presence: dict[str, ClientInfo] = {}
 
 
-class PresenceStatsResult(Struct, frozen=True, omit_defaults=True):
+class PresenceStatsResult(Struct, frozen=True):
     num_clients: int = 0
     num_users: int = 0
 
 
-class HistoryResult(Struct, frozen=True, omit_defaults=True):
+class HistoryResult(Struct, frozen=True):
     publications: list[Publication] = []
     epoch: str = ""
     offset: int = 0

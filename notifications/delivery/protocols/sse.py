@@ -89,7 +89,7 @@ class ServerSentEvents(AskedTopicsOnly):
         session.disconnect(codes.INSUFFICIENT_STATE if lost else codes.NOT_PERMITTED)
 
     def closing(self, session: Session, code: Code) -> bytes | None:
-        return f": closed, {code.code} {code.reason}\n\n".encode()
+        return f"retry: {RETRY_MILLISECONDS}\n: closed, {code.code} {code.reason}\n\n".encode()
 
 
 SSE = ServerSentEvents()
