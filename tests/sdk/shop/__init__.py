@@ -1,0 +1,1 @@
+"""An app of the hub under test, with functions that clients call."""
