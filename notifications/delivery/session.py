@@ -6,24 +6,21 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
-from notifications.delivery import codes, identity, limits, metrics, presence, tokens
+from notifications.delivery import codes, metrics, tokens
+from notifications.delivery.actions import MAX_WAITING_COMMANDS, ClientActions
 from notifications.delivery.codes import Code, CommandError, Disconnect
 from notifications.delivery.frames import Encoding, Framing
 from notifications.delivery.identity import ANONYMOUS, Identity
-from notifications.delivery.presence import Stats
 from notifications.delivery.recovery import recover
 from notifications.delivery.subscription import Recovery, Subscription
 from notifications.delivery.variants import Variant
 from notifications.events import conf
-from notifications.events.event import Cursor, EncodedEvent, Sender
-from notifications.events.exceptions import HubError, InvalidEvent, LogUnavailable, UnknownTopic
-from notifications.events.logs import Page, log_for
-from notifications.events.retention import Kind
-from notifications.events.services import apublish_encoded, publish_soon
-from notifications.events.topics import ResolvedTopic, namespace_of, resolve
+from notifications.events.event import Cursor
+from notifications.events.exceptions import LogUnavailable
+from notifications.events.topics import ResolvedTopic, namespace_of
 
 if TYPE_CHECKING:
     from notifications.delivery.identity import SubscriptionGrant
@@ -31,8 +28,6 @@ if TYPE_CHECKING:
     from notifications.delivery.switchboard import Switchboard
 
 logger = logging.getLogger(__name__)
-
-MAX_WAITING_COMMANDS = 1_000
 
 
 class UnsubscribedMeanwhile(CommandError):
@@ -72,7 +67,7 @@ class Transport(Protocol):
         ...
 
 
-class Session:
+class Session(ClientActions):
     """One connected client. Used on its event loop only; no task, timer or queue of its own belongs to it."""
 
     __slots__ = (
@@ -82,7 +77,6 @@ class Session:
         "allowance",
         "arrival",
         "awaiting_pong",
-        "beside",
         "closed_with",
         "commands",
         "connected",
@@ -246,25 +240,6 @@ class Session:
             logger.exception("a command of a %s session failed", self.protocol.name)
             self.disconnect(codes.SERVER_ERROR)
 
-    def publishes_in_order(self, name: str) -> ResolvedTopic | None:
-        """The topic, if this session may publish to it and its publications need not wait for each other.
-
-        So it is where nothing has to be asked first, nothing else is running, and the log appends in the order in
-        which it is called; the durable log does so on several threads.
-        """
-        if self._task is not None or conf.get("HUB_MAX_PUBLISHES_PER_SECOND"):
-            return None
-        try:
-            topic = resolve(name)
-            if topic.retention.kind is Kind.DURABLE:
-                return None
-            if self._subscribers_may(topic, "publish"):
-                return topic
-            known = self.switchboard.revocations
-            return topic if identity.allows_at_hand(self.identity, topic, "publish", revocations=known) else None
-        except Exception:  # noqa: BLE001 - also of a site's permission method; the command meets it, and is answered
-            return None
-
     async def subscribe(
         self,
         name: str,
@@ -361,113 +336,3 @@ class Session:
         subscription = self.unsubscribe(name)
         if subscription is not None:
             self.protocol.unsubscribed(self, subscription, code)
-
-    async def publish(self, name: str, data: Any) -> EncodedEvent:
-        """Publish on behalf of the client. Raises CommandError with the protocol's code."""
-        topic = await self._permitted(name, "publish", "publish")
-        rate = conf.get("HUB_MAX_PUBLISHES_PER_SECOND")
-        if rate and await limits.wait_for(scope="publish", subject=self.identity.user or self.id, rate=rate):
-            raise CommandError(codes.TOO_MANY)
-        try:
-            return await apublish_encoded(topic.name, topic.declaration.default_type, data, sender=self._sender)
-        except InvalidEvent as error:
-            raise CommandError(codes.BAD_REQUEST, str(error)) from error
-        except LogUnavailable as error:
-            raise CommandError(codes.INTERNAL, str(error)) from error
-
-    def publish_soon(self, topic: ResolvedTopic, data: Any, done: Callable[[CommandError | None], None]) -> None:
-        """Publish to a topic of `publishes_in_order()` beside other commands; `done` is told of the outcome.
-
-        A task for each publication would cost as much as all that is done in it.
-        """
-        if self.beside >= MAX_WAITING_COMMANDS:
-            raise Disconnect(codes.TOO_MANY_REQUESTS)
-        self.beside += 1
-
-        def ended(outcome: object) -> None:
-            self.beside -= 1
-            if self.closed_with is None:
-                failed = isinstance(outcome, Exception)
-                done(CommandError(codes.INTERNAL, str(outcome)) if failed else None)
-
-        try:
-            publish_soon(topic, data, sender=self._sender, done=ended)
-        except InvalidEvent as error:
-            self.beside -= 1
-            raise CommandError(codes.BAD_REQUEST, str(error)) from error
-
-    @property
-    def _sender(self) -> Sender:
-        return Sender(self.identity.user, self.id, self.identity.info)
-
-    async def history(self, name: str, *, since: Cursor | None, limit: int | None, reverse: bool) -> Page:
-        """Read kept events on behalf of the client. Raises CommandError with the protocol's code."""
-        topic = self.resolved(name)
-        if not topic.retention.kept:
-            raise CommandError(codes.NOT_AVAILABLE)
-        await self._permitted(name, "read_history", "history")
-        most: int = conf.get("HUB_MAX_HISTORY")
-        bounded = most if limit is None else min(limit, most)
-        try:
-            page = await log_for(topic.retention).aread(topic, since=since, limit=bounded, reverse=reverse)
-        except LogUnavailable as error:
-            raise CommandError(codes.INTERNAL, str(error)) from error
-        if since is not None and since.epoch and since.epoch != page.position.epoch:
-            raise CommandError(codes.UNRECOVERABLE_POSITION)
-        return page
-
-    async def presence(self, name: str) -> dict[str, dict[str, Any]]:
-        """Who is subscribed, on behalf of the client, by client id. Raises CommandError with the protocol's code."""
-        await self._may_see_presence(name)
-        limit = conf.get("HUB_PRESENCE_MAX_MEMBERS")
-        try:
-            members = await presence.members(name, limit=limit)
-        except LogUnavailable as error:
-            raise CommandError(codes.INTERNAL, str(error)) from error
-        if members is None:
-            raise CommandError(codes.LIMIT_EXCEEDED, f"{name} has more than {limit} subscribers")
-        return members
-
-    async def presence_stats(self, name: str) -> Stats:
-        """How many are subscribed, on behalf of the client. Raises CommandError with the protocol's code."""
-        await self._may_see_presence(name)
-        try:
-            return await presence.stats(name)
-        except LogUnavailable as error:
-            raise CommandError(codes.INTERNAL, str(error)) from error
-
-    async def _may_see_presence(self, name: str) -> None:
-        if not self.resolved(name).declaration.presence:
-            raise CommandError(codes.NOT_AVAILABLE)
-        await self._permitted(name, "see_presence", "presence")
-
-    async def _allows(self, topic: ResolvedTopic, action: str) -> bool:
-        return await identity.allows(self.identity, topic, action, revocations=self.switchboard.revocations)
-
-    async def _permitted(self, name: str, action: str, subscribers_action: str) -> ResolvedTopic:
-        topic = self.resolved(name)
-        if self._subscribers_may(topic, subscribers_action):
-            return topic
-        if not await self._allows(topic, action):
-            raise CommandError(codes.PERMISSION_DENIED)
-        return topic
-
-    def _subscribers_may(self, topic: ResolvedTopic, action: str) -> bool:
-        subscription = self.subscriptions.get(topic.name)
-        return subscription is not None and subscription.established and action in topic.declaration.subscribers_may
-
-    def resolved(self, name: str) -> ResolvedTopic:
-        try:
-            return resolve(name)
-        except UnknownTopic as error:
-            raise CommandError(codes.UNKNOWN_TOPIC) from error
-        except HubError as error:
-            raise CommandError(codes.BAD_REQUEST, str(error)) from error
-
-    @property
-    def client_info(self) -> dict[str, Any]:
-        """The session as other clients see it in presence, joins and publications."""
-        info: dict[str, Any] = {"user": self.identity.user, "client": self.id}
-        if self.identity.info is not None:
-            info["conn_info"] = self.identity.info
-        return info

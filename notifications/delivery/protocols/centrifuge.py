@@ -19,7 +19,8 @@ import notifications
 from notifications.delivery import codes, identity, limits, metrics, rpc, tokens
 from notifications.delivery.codes import Code, CommandError, Disconnect
 from notifications.delivery.protocols import schema
-from notifications.delivery.protocols.codecs import JSON, PROTOBUF, Codec
+from notifications.delivery.protocols.codecs import PROTOBUF
+from notifications.delivery.protocols.pushes import CentrifugePushes, raw, time_left
 from notifications.delivery.protocols.schema import (
     ClientInfo,
     Command,
@@ -29,7 +30,6 @@ from notifications.delivery.protocols.schema import (
     PresenceStatsRequest,
     Publication,
     PublishRequest,
-    Push,
     RefreshRequest,
     Reply,
     RpcRequest,
@@ -44,11 +44,11 @@ from notifications.delivery.protocols.schema import (
 from notifications.delivery.session import Session, UnsubscribedMeanwhile
 from notifications.delivery.shared_reads import MissedEvents
 from notifications.delivery.signals import client_message
-from notifications.delivery.subscription import Recovery, Subscription
+from notifications.delivery.subscription import Recovery
 from notifications.delivery.tags_filter import compile_filter, filter_key
 from notifications.delivery.variants import Variant
 from notifications.events import conf
-from notifications.events.event import Cursor, EncodedEvent
+from notifications.events.event import Cursor
 from notifications.events.topics import MAX_NAME_LENGTH, ResolvedTopic
 
 logger = logging.getLogger(__name__)
@@ -69,24 +69,13 @@ class CentrifugeState:
         self.secret = ""
 
 
-class CentrifugeProtocol:
+class CentrifugeProtocol(CentrifugePushes):
     """Commands of the Centrifuge protocol as calls on a session.
 
     With `native_pings` the transport's own pings are sent instead of the protocol's. `emulated` is for transports
     that have one direction only: what the client sends comes by requests of its own, and a last push tells the code
     that a WebSocket's close frame would.
     """
-
-    takes_subscriptions = True
-
-    def __init__(
-        self, codec: Codec = JSON, *, name: str = "centrifuge", native_pings: bool = False, emulated: bool = False
-    ) -> None:
-        self.codec = codec
-        self.name = name
-        self.binary = codec.binary
-        self.emulated = emulated
-        self.answers_pings = not native_pings
 
     def new_state(self) -> CentrifugeState:
         return CentrifugeState()
@@ -170,9 +159,6 @@ class CentrifugeProtocol:
         metrics.errors.labels(str(code.code)).inc()
         self._reply(session, Reply(id=number, error=schema.Error(code.code, code.reason, code.temporary)))
 
-    def _push(self, session: Session, push: Push) -> None:
-        session.send(self.codec.encode(Reply(push=push)))
-
     # Connecting.
 
     async def _connect(self, session: Session, number: int, request: ConnectRequest) -> None:
@@ -214,7 +200,7 @@ class CentrifugeProtocol:
         if self.emulated:
             session.state.secret = secrets.token_hex(16)
             switchboard.emulated[session.state.secret] = session
-        expires, ttl = _time_left(session.identity.expires_at)
+        expires, ttl = time_left(session.identity.expires_at)
         result = schema.ConnectResult(
             client=session.id,
             version=notifications.__version__,
@@ -242,7 +228,7 @@ class CentrifugeProtocol:
             raise Disconnect(codes.INVALID_TOKEN)
         session.identity = refreshed
         session.switchboard.watch_expiry(session)
-        expires, ttl = _time_left(refreshed.expires_at)
+        expires, ttl = time_left(refreshed.expires_at)
         result = schema.RefreshResult(session.id, notifications.__version__, expires, ttl)
         self._reply(session, Reply(id=number, refresh=result))
 
@@ -289,7 +275,7 @@ class CentrifugeProtocol:
         grant, variant = subscription.grant, subscription.variant
         # A client that recovers counts on from its own offset while it replays the publications.
         replays = since is not None and recovery.recovered and subscription.topic.declaration.recovery == "stream"
-        expires, ttl = _time_left(None if grant is None else grant.expires_at)
+        expires, ttl = time_left(None if grant is None else grant.expires_at)
         return schema.SubscribeResult(
             expires=expires,
             ttl=ttl,
@@ -301,7 +287,7 @@ class CentrifugeProtocol:
             recovered=bool(recovery.recovered),
             publications=self._publications(recovery.events, variant),
             delta=variant is not None and variant.delta is not None,
-            data=UNSET if grant is None or grant.data is None else _raw(grant.data),
+            data=UNSET if grant is None or grant.data is None else raw(grant.data),
         )
 
     def _publications(self, events: MissedEvents, variant: Variant | None) -> list[Publication]:
@@ -328,7 +314,7 @@ class CentrifugeProtocol:
     async def _sub_refresh(self, session: Session, number: int, request: SubRefreshRequest) -> None:
         _check_name(request.channel)
         grant = await session.prolong(request.channel, request.token)
-        expires, ttl = _time_left(grant.expires_at)
+        expires, ttl = time_left(grant.expires_at)
         self._reply(session, Reply(id=number, sub_refresh=schema.SubRefreshResult(expires, ttl)))
 
     # What a client does.
@@ -388,77 +374,11 @@ class CentrifugeProtocol:
             raise CommandError(codes.BAD_REQUEST, str(error)) from error
         await client_message.asend_robust(sender=None, data=data, identity=session.identity, client=session.id)
 
-    # What the session tells its client.
-
-    def encode_event(self, event: EncodedEvent) -> bytes:
-        return self.codec.encode_publication(event.topic, publication_of(event))
-
-    def encode_delta(self, event: EncodedEvent, base: EncodedEvent | None) -> bytes:
-        """The payload of an event for clients that have `base`, the event before it, or have nothing yet."""
-        return self.codec.encode_publication(event.topic, self._delta(event, base))
-
-    def _delta(self, event: EncodedEvent, base: EncodedEvent | None) -> Publication:
-        data, delta = self.codec.delta(event.data, None if base is None else base.data)
-        return publication_of(event, data=data, delta=delta)
-
-    def encode_presence(self, topic: str, action: str, info: dict[str, Any]) -> bytes:
-        told = msgspec.convert(info, ClientInfo)
-        push = (
-            Push(channel=topic, join=schema.Join(told))
-            if action == "join"
-            else Push(channel=topic, leave=schema.Leave(told))
-        )
-        return self.codec.encode(Reply(push=push))
-
-    def encode_ping(self) -> bytes | None:
-        return self.codec.encode(Reply()) if self.answers_pings else None
-
-    def subscribed(self, session: Session, recovery: Recovery, data: Any) -> None:
-        position, kept = recovery.position, recovery.subscription.topic.retention.kept
-        subscribe = schema.Subscribe(
-            recoverable=kept,
-            positioned=kept,
-            epoch=position.epoch,
-            offset=position.offset - len(recovery.events),
-            data=UNSET if data is None else _raw(data),
-        )
-        self._push(session, Push(channel=recovery.subscription.topic.name, subscribe=subscribe))
-        for event in recovery.events:
-            session.send_frame(session.encoding.frame(event))
-
-    def messaged(self, session: Session, data: Any) -> None:
-        self._push(session, Push(message=schema.Message(_raw(data))))
-
-    def prolonged(self, session: Session) -> None:
-        self._push(session, Push(refresh=schema.Refresh(*_time_left(session.identity.expires_at))))
-
-    def unsubscribed(self, session: Session, subscription: Subscription, code: Code) -> None:
-        if subscription.by_server and code is codes.UNSUBSCRIBED_INSUFFICIENT_STATE:
-            # The SDK resubscribes only what it subscribed itself; a reconnect recovers the others.
-            session.disconnect(codes.INSUFFICIENT_STATE)
-            return
-        unsubscribe = schema.Unsubscribe(code.code, code.reason)
-        self._push(session, Push(channel=subscription.topic.name, unsubscribe=unsubscribe))
-
-    def closing(self, session: Session, code: Code) -> bytes | None:
-        if not self.emulated:
-            return None  # a WebSocket's close frame carries the code
-        return self.codec.encode(Reply(push=Push(disconnect=schema.Disconnect(code.code, code.reason))))
-
-
-def _time_left(expires_at: float | None) -> tuple[bool, int]:
-    """Whether something expires, and in how many seconds."""
-    return (False, 0) if expires_at is None else (True, max(1, round(expires_at - time.time())))
-
 
 def _data(data: schema.Json) -> Raw:
     if data is UNSET or not isinstance(data, Raw) or not bytes(data):
         raise CommandError(codes.BAD_REQUEST, "data is missing")
     return data
-
-
-def _raw(data: Any) -> Raw:
-    return data if isinstance(data, Raw) else Raw(msgspec.json.encode(data))
 
 
 def _check_name(name: str) -> None:
