@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import httpx
 import pytest
@@ -93,10 +93,12 @@ class RedisServer:
 class HubProcess:
     """A process of the hub, started as its users start it, in a folder of its own.
 
-    `arguments` follow `python`; its output is kept in `log`.
+    `arguments` follow `python`; its output is kept in `log`. `options` are those of `Popen`.
     """
 
-    def __init__(self, arguments: list[str], folder: Path, environment: dict[str, str], *, name: str = "hub") -> None:
+    def __init__(
+        self, arguments: list[str], folder: Path, environment: dict[str, str], *, name: str = "hub", **options: Any
+    ) -> None:
         self.log = folder / f"{name}.log"
         self.folder = folder
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
@@ -105,8 +107,7 @@ class HubProcess:
             [sys.executable, *arguments],
             cwd=folder,
             env=self.environment,
-            stdout=self.log.open("ab"),
-            stderr=subprocess.STDOUT,
+            **{"stdout": self.log.open("ab"), "stderr": subprocess.STDOUT, **options},
         )
 
     @property

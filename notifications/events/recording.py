@@ -23,6 +23,8 @@ class PublishAfterCommit:
     def __init__(self, drafts: Sequence[Draft], append: Callable[[Sequence[Draft]], Any]) -> None:
         self.drafts = drafts
         self._append = append
+        # By which Django logs a robust callback that failed; without it the line itself raises, out of the commit.
+        self.__qualname__ = type(self).__qualname__
 
     def __call__(self) -> None:
         self._append(self.drafts)

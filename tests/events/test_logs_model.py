@@ -218,8 +218,10 @@ class DurableMachine(LogMachine):
     def append_some(self, which: int, events: list[Asked]) -> None:
         # A version is looked at when events are numbered, and a key before: where a key comes twice in one call, and
         # the first is dropped for its version, the second is taken for its repetition.
-        times = Counter(event.key for event in events if event.key is not None)
-        self.append(which, [event._replace(version=0) if times[event.key] > 1 else event for event in events])
+        times = Counter(event.key or "" for event in events)
+        self.append(
+            which, [event._replace(version=0) if event.key and times[event.key] > 1 else event for event in events]
+        )
 
     @rule(which=st.integers(0, 1), events=st.lists(asked(durable=True), min_size=1, max_size=4))
     def roll_back(self, which: int, events: list[Asked]) -> None:

@@ -328,6 +328,26 @@ def test_without_redis_durable_events_are_kept_and_others_are_refused(settings: 
         publish("open:1", "message", 1)
 
 
+@pytest.mark.django_db(transaction=True)
+def test_an_event_that_cannot_be_sent_after_a_commit_breaks_nothing(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.HUB_REDIS_URL = url = f"redis://127.0.0.1:{free_port()}/0"
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": {"hosts": [{"address": url}]}}
+    }
+    called: list[str] = []
+
+    with transaction.atomic():
+        Group.objects.create(name="readers")
+        publish("open:1", "message", 1)
+        transaction.on_commit(lambda: called.append("after it"))
+
+    assert Group.objects.filter(name="readers").exists()
+    assert called == ["after it"]
+    assert "PublishAfterCommit" in caplog.text
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize("topic", TOPICS)
 def test_the_recorder_sees_events_that_wait_for_a_commit(topic: str, published: PublishedEvents) -> None:

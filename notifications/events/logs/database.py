@@ -58,6 +58,8 @@ class NumberAfterCommit:
         self.notified = notified
         self.numbered: dict[int, EncodedEvent] = {}
         self.dropped: set[int] = set()
+        # By which Django logs a robust callback that failed; without it the line itself raises, out of the commit.
+        self.__qualname__ = type(self).__qualname__
 
     @property
     def drafts(self) -> list[Draft]:
