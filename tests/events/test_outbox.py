@@ -324,6 +324,7 @@ def sqlite_that() -> Iterator[Callable[[str], None]]:
 def fill_the_disk(sqlite_that: Callable[[str], None]) -> None:
     """From now on the database has no page to spare, which SQLite reports as it does a full disk."""
     with connection.cursor() as cursor:
+        cursor.execute("VACUUM")  # what was deleted before leaves pages that could be used again
         cursor.execute("PRAGMA page_count")
         pages = cursor.fetchone()[0]
     sqlite_that(f"max_page_count = {pages}")

@@ -25,7 +25,7 @@ from tests.conftest import API_KEY, TOKEN_SECRET
 from tests.servers import Hub
 
 ids = count(1)
-topics = (f"open:{number}" for number in ids)
+topics = (f"open:sockets-{number}" for number in ids)
 
 
 async def receive(socket: ClientConnection) -> dict[str, Any]:
