@@ -40,6 +40,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--chaos-report", type=Path, help="file to which each scenario's line of JSON is appended")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run these tests in one process when they are asked for by themselves, as their report is made there."""
+    config.option.numprocesses, config.option.dist = None, "no"
+
+
 def seed_of(config: pytest.Config) -> int:
     """The seed of this run: the one that was given, the same each time in short runs, a new one in long ones."""
     if _seed not in config.stash:

@@ -726,6 +726,7 @@ async def test_forged_names_of_keys_do_not_make_the_hub_ask_each_time(
 async def test_an_endpoint_that_is_down_is_a_temporary_error(
     settings: Settings, issuer: Issuer, clock: Clock, caplog: pytest.LogCaptureFixture, trouble: str
 ) -> None:
+    caplog.set_level(logging.WARNING, "notifications.delivery.token_keys")
     keys = issuer.keys
     if trouble == "refused":
         issuer.stop()

@@ -20,7 +20,7 @@ def test_the_log_keeps_its_promises_on_postgresql(postgres_url: str, tmp_path: P
     # In a folder of its own: pytest closes the shared one to others, in which the server's user has its files.
     folder = f"--basetemp={tmp_path / 'inner'}"
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", folder, "-k", CHOSEN, "tests/events"],
+        [sys.executable, "-m", "pytest", "-q", "-n0", folder, "-k", CHOSEN, "tests/events"],
         cwd=PROJECT,
         env={**os.environ, "DATABASE_URL": postgres_url},
         capture_output=True,

@@ -267,8 +267,14 @@ async def test_a_unix_socket_is_reached(tmp_path: Path, connect: Callable[[str],
     path = tmp_path / "redis.sock"
     options = ["--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(tmp_path)]
     process = await asyncio.create_subprocess_exec(binary, *options, stdout=asyncio.subprocess.DEVNULL)
-    while not path.exists():
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                _, writer = await asyncio.open_unix_connection(path)
+                break
+            except OSError:  # it is not there, or not listened on yet
+                await asyncio.sleep(0.01)
+    writer.close()
 
     assert await connect(f"unix://{path}?db=2").execute(command("ECHO", "unix")) == b"unix"
 
