@@ -129,14 +129,16 @@ class WatchedRun:
                 self._timer = threading.Timer(due, self._tell_late)
                 self._timer.daemon = True
                 self._timer.start()
-        # Rows before events: who reads between the two gets the event again, instead of never.
-        if now - self._stored_at >= STORE_SECONDS:
-            self._stored_at = now
-            self._written_at = self.run.updated_at
-            _services().store_progress(self.run)
-        if due <= 0:
-            with self._lock:
-                self._tell()
+        try:
+            # Rows before events: who reads between the two gets the event again, instead of never.
+            if now - self._stored_at >= STORE_SECONDS:
+                self._stored_at = now
+                self._written_at = self.run.updated_at
+                _services().store_progress(self.run)
+        finally:  # a database that did not take it in time is no reason to tell nobody
+            if due <= 0:
+                with self._lock:
+                    self._tell()
 
     def _tell_late(self) -> None:
         with self._lock, _harmless():

@@ -173,7 +173,7 @@ def test_a_stop_lets_tasks_in_hand_end_and_the_next_start_runs_what_had_not_begu
     client = signed_in(hub)
     start = "from site_app.tasks import held; [held.delay() for thread in range(4)]"
     hub.command("shell", "-v", "0", "-c", start)
-    eventually(lambda: types(hub, "tasks:all").count("task.progress") == 4)
+    eventually(lambda: types(hub, "tasks:all").count("task.progress") == 4, seconds=30)
     assert post(client, "/tasks/export/", topic="chat:exported").status_code == 202
 
     hub.process.send_signal(signal.SIGTERM)
