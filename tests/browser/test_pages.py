@@ -158,10 +158,15 @@ async def test_an_alert_appears_is_acknowledged_and_resolves(
     await expect(bob).to_have_title(re.compile(r"^[^(]"))
 
 
+FORGET_BROADCASTS = "from notifications.broadcasts.models import Broadcast; Broadcast.objects.all().delete()"
+
+
 async def test_a_broadcast_reaches_open_pages_until_it_is_retracted(
     open_page: OpenPage, hub: Hub, screenshot: Screenshot
 ) -> None:
     text = "Maintenance tonight at ten"
+    # Of an attempt before this one.
+    hub.command("shell", "-v", "0", "-c", FORGET_BROADCASTS)
     bob, visitor = await open_page("bob", "/chat/"), await open_page(None, "/accounts/login/")
     admin = await open_page("admin", "/admin/hub_broadcasts/broadcast/add/")
 
