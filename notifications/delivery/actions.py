@@ -153,6 +153,7 @@ class ClientActions:
         return subscription is not None and subscription.established and action in topic.declaration.subscribers_may
 
     def resolved(self, name: str) -> ResolvedTopic:
+        """The topic called `name`. Raises CommandError with the protocol's code."""
         try:
             return resolve(name)
         except UnknownTopic as error:

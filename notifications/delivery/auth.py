@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -18,6 +18,7 @@ from django.utils.crypto import constant_time_compare
 from notifications.audit.origin import client_address
 from notifications.delivery import passport
 from notifications.delivery.identity import ANONYMOUS, Identity, auth_hash_of
+from notifications.delivery.roster import short_agent
 from notifications.delivery.switchboard import current_switchboard
 from notifications.events import conf
 from notifications.events.exceptions import LogUnavailable
@@ -41,6 +42,18 @@ def address_of(scope: Scope) -> str:
     """The IP address of the client, or "" if it is not known; behind proxies see `HUB_TRUSTED_PROXIES`."""
     peer = scope.get("client")
     return client_address(peer[0] if peer else None, header(scope, b"x-forwarded-for")) or ""
+
+
+class Client(TypedDict):
+    """What a session is told of who opened its connection."""
+
+    address: str
+    agent: str
+
+
+def client_of(scope: Scope) -> Client:
+    """The client of a connection: its address, and what it calls itself."""
+    return {"address": address_of(scope), "agent": short_agent(header(scope, b"user-agent"))}
 
 
 def login_of(session_key: str) -> str:

@@ -95,8 +95,7 @@ class ConflatingTopic(LiveTopic):
         if subscription is None:
             return 0  # it ended when something before it failed
         variant, encoding = subscription.variant, session.encoding
-        receivers = self.ready if variant is None else self.variants.subscriptions
-        receivers[session] = subscription
+        self._goes_live(subscription)
         sent = []
         for event in newest.values():
             if variant is not None:

@@ -9,8 +9,8 @@ from urllib.parse import parse_qs
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 
-from notifications.delivery import limits, passport
-from notifications.delivery.auth import Receive, Scope, Send, address_of, header, refuse
+from notifications.delivery import passport
+from notifications.delivery.auth import Receive, Scope, Send, client_of, refuse
 from notifications.delivery.identity import ANONYMOUS, Identity
 from notifications.delivery.protocols.base import WireProtocol
 from notifications.delivery.protocols.centrifuge import (
@@ -21,7 +21,6 @@ from notifications.delivery.protocols.centrifuge import (
 )
 from notifications.delivery.protocols.plain import PLAIN
 from notifications.delivery.protocols.sse import decode_cursors
-from notifications.delivery.roster import short_agent
 from notifications.delivery.session import Session
 from notifications.delivery.switchboard import current_switchboard
 from notifications.delivery.transports import AsgiWebSocketTransport
@@ -64,8 +63,7 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
             raise StopConsumer from error
         refusal = switchboard.refusal()
         if refusal is not None:
-            retry_after = (b"retry-after", limits.retry_after(refusal.seconds).encode())
-            await refuse(self.scope, self.base_send, refusal.status, refusal.reason, headers=[retry_after])
+            await refuse(self.scope, self.base_send, refusal.status, refusal.reason, headers=refusal.headers)
             raise StopConsumer
         identity: Identity = self.scope.get("identity", ANONYMOUS)
         protocol, subprotocol = self.spoken()
@@ -76,8 +74,7 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
             if extension
             else AsgiWebSocketTransport(self.base_send, self._ended, binary=protocol.binary)
         )
-        agent = short_agent(header(self.scope, b"user-agent"))
-        self.session = Session(switchboard, protocol, transport, identity, address=address_of(self.scope), agent=agent)
+        self.session = Session(switchboard, protocol, transport, identity, **client_of(self.scope))
         self.prepare(self.session)
         if extension:
             extension["adopt"](self.session)

@@ -12,15 +12,14 @@ import re
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
-from notifications.delivery import limits, passport
-from notifications.delivery.auth import Receive, Scope, Send, address_of, cookies_of, header, identity_of_cookies
+from notifications.delivery import passport
+from notifications.delivery.auth import Receive, Scope, Send, client_of, cookies_of, identity_of_cookies
 from notifications.delivery.cross_origin import refused_cookies
 from notifications.delivery.frames import Framing
 from notifications.delivery.identity import Identity
 from notifications.delivery.protocols.base import WireProtocol
 from notifications.delivery.protocols.centrifuge import EMULATED, EMULATED_PROTOBUF
 from notifications.delivery.responses import Problem, content_type, read_body, too_large
-from notifications.delivery.roster import short_agent
 from notifications.delivery.session import Session
 from notifications.delivery.switchboard import current_switchboard
 from notifications.delivery.transports import AsgiStreamTransport, until_disconnected
@@ -101,12 +100,10 @@ async def _stream(scope: Scope, receive: Receive, send: Send, kind: StreamKind, 
         raise Problem(503, str(error)) from error
     refusal = switchboard.refusal()
     if refusal is not None:
-        retry_after = (b"retry-after", limits.retry_after(refusal.seconds).encode())
-        raise Problem(refusal.status, refusal.reason, headers=(retry_after,))
+        raise Problem(refusal.status, refusal.reason, headers=refusal.headers)
     receiving = asyncio.create_task(until_disconnected(receive))
     transport = AsgiStreamTransport(scope, send, receiving, kind.framing)
-    agent = short_agent(header(scope, b"user-agent"))
-    session = Session(switchboard, kind.protocol, transport, identity, address=address_of(scope), agent=agent)
+    session = Session(switchboard, kind.protocol, transport, identity, **client_of(scope))
     try:
         # From here on without waiting, so that a process that stops closes this session with the others.
         transport.begin([(b"content-type", kind.content_type), *passport.set_cookie(identity)], kind.prelude)

@@ -195,6 +195,11 @@ class Refusal(NamedTuple):
     reason: str
     seconds: float
 
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """What an HTTP answer says of it besides its status."""
+        return ((b"retry-after", retry_after(self.seconds).encode()),)
+
 
 class Admission:
     """Whether a process takes one more connection, by `HUB_MAX_SESSIONS` and `HUB_MAX_CONNECTIONS_PER_SECOND`."""

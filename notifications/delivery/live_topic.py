@@ -119,11 +119,14 @@ class LiveTopic:
         behind = []
         for subscription in self.waiting:
             if subscription.held is None and (subscription.floor <= offset or not self.topic.retention.kept):
-                receivers = self.ready if subscription.variant is None else self.variants.subscriptions
-                receivers[subscription.session] = subscription
+                self._goes_live(subscription)
             else:
                 behind.append(subscription)
         self.waiting = behind
+
+    def _goes_live(self, subscription: Subscription) -> None:
+        receivers = self.ready if subscription.variant is None else self.variants.subscriptions
+        receivers[subscription.session] = subscription
 
     def arrived(self, event: EncodedEvent, exclude: str | None = None) -> None:
         """An event reached this process: hand it on if it is the next one, repair if some are missing."""

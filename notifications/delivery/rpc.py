@@ -12,12 +12,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from django.core.exceptions import PermissionDenied
-from django.utils.functional import Promise
 
 from notifications.delivery import codes
 from notifications.delivery.codes import CommandError
 from notifications.delivery.identity import Identity, load_user
 from notifications.delivery.keys import EVERY_TOPIC
+from notifications.events.event import encode_json
 from notifications.events.threads import in_database_thread
 
 logger = logging.getLogger(__name__)
@@ -157,8 +157,8 @@ async def call(*, method: str, data: bytes, identity: Identity, client: str) -> 
     try:
         if inspect.iscoroutinefunction(function.function):
             context = await in_database_thread(_permitted, function, params, identity, client)
-            return _encode(await function.function(context, params))
-        return _encode(await in_database_thread(_called, function, params, identity, client))
+            return encode_json(await function.function(context, params))
+        return encode_json(await in_database_thread(_called, function, params, identity, client))
     except CommandError:
         raise
     except PermissionDenied as error:
@@ -177,12 +177,3 @@ def _permitted(function: Function, params: Any, identity: Identity, client: str)
 
 def _called(function: Function, params: Any, identity: Identity, client: str) -> Any:
     return function.function(_permitted(function, params, identity, client), params)
-
-
-def _encode_hook(value: Any) -> Any:
-    if isinstance(value, Promise):  # Django's lazy translations
-        return str(value)
-    raise TypeError(f"a {type(value).__name__} is not JSON")
-
-
-_encode = msgspec.json.Encoder(enc_hook=_encode_hook).encode

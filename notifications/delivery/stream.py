@@ -8,13 +8,12 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs
 
 from notifications.delivery import codes
-from notifications.delivery.auth import Receive, Scope, Send, address_of, cookies_of, header, identity_of_cookies
+from notifications.delivery.auth import Receive, Scope, Send, client_of, cookies_of, header, identity_of_cookies
 from notifications.delivery.codes import CommandError, Disconnect
 from notifications.delivery.frames import unframed
 from notifications.delivery.identity import Identity
 from notifications.delivery.protocols.sse import RETRY_MILLISECONDS, SSE, StreamSession, decode_cursors, opening
 from notifications.delivery.responses import Problem, respond
-from notifications.delivery.roster import short_agent
 from notifications.delivery.subscription import Recovery
 from notifications.delivery.switchboard import current_switchboard
 from notifications.delivery.tokens import identify
@@ -95,8 +94,7 @@ class EventStream:
             raise CommandError(codes.INTERNAL, refusal.reason)
         last = header(scope, b"last-event-id") or query.get("since", query.get("lastEventId", [""]))[0]
         cursors = decode_cursors(last, topics)
-        agent = short_agent(header(scope, b"user-agent"))
-        session = StreamSession(switchboard, SSE, transport, identity, address=address_of(scope), agent=agent)
+        session = StreamSession(switchboard, SSE, transport, identity, **client_of(scope))
         session.opened()
         recoveries = []
         try:

@@ -110,6 +110,11 @@ _decoder = msgspec.json.Decoder(EncodedEvent)
 _decode_json = msgspec.json.Decoder().decode
 
 
+def encode_json(value: Any) -> bytes:
+    """`value` as JSON text, as the data of events is written. Raises TypeError or ValueError when it is not JSON."""
+    return _encoder.encode(value)
+
+
 # Ids have to be unlike each other, and are no secrets: asking the system for randomness would be a call to it each
 # time. A generator of our own, because a site may seed Python's; and a fork must not go on with its parent's.
 _random = random.Random()  # noqa: S311

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +78,7 @@ class Cores:
         return cls(available[0], available[1], available[2 % len(available)] if len(available) > 2 else available[1])
 
 
-class Server:
+class Server(ABC):
     """A server process and its children, on one core."""
 
     name: ClassVar[str]
@@ -101,17 +102,17 @@ class Server:
         """Its version, where it has one of its own."""
         return ""
 
+    @abstractmethod
     def command(self) -> list[str]:
         """The command line."""
-        raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
         """What the environment holds besides PATH and HOME."""
         return {}
 
+    @abstractmethod
     def load(self, *, topics: int = 1, sockets: int = SOCKETS) -> list[str]:
         """The load client's arguments for topics that nobody has used before, and up to so many sockets."""
-        raise NotImplementedError
 
     def answers(self) -> bool:
         """Whether it is ready."""

@@ -232,6 +232,9 @@ async def test_beyond_a_number_of_members_they_are_only_counted(
     await observer.subscribe(TOPIC, join_leave=True)
     listed = await observer.command("presence", channel=TOPIC)
 
+    # Written, and not only known here: of as many as can be told the newcomer would be told of.
+    await eventually(lambda: _equal(present(), ids([observer, *clients])))
+
     newcomer = await connected(switchboards[1])
     await newcomer.subscribe(TOPIC)
     await eventually(lambda: _equal(present(), ids([observer, newcomer, *clients])))
