@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.bench.loadclient import PAYLOAD_BYTES, BenchError, LoadClient, fault_of
-from tests.bench.peers import API_KEY, PEERS, SOCKETS, Hub, HubWithBareView, Rig, Server, Tutorial, new_label
+from tests.bench.peers import API_KEY, PEERS, SOCKETS, Hub, HubWithBareView, Peer, Rig, Tutorial, new_label
 from tests.servers import PROJECT
 
 MANY_SOCKETS = 10_000
@@ -56,7 +56,7 @@ class Turn:
 class Loaded:
     """A server under a load client: every phase is told with the CPU that it cost."""
 
-    def __init__(self, turn: Turn, server: Server, client: LoadClient) -> None:
+    def __init__(self, turn: Turn, server: Peer, client: LoadClient) -> None:
         self.turn = turn
         self.server = server
         self.client = client
@@ -90,7 +90,7 @@ class Loaded:
 
 
 @contextmanager
-def loaded(turn: Turn, server: Server, arguments: list[str], sockets: int) -> Iterator[Loaded]:
+def loaded(turn: Turn, server: Peer, arguments: list[str], sockets: int) -> Iterator[Loaded]:
     """So many ready subscribers and the publishers, after a few messages that all of them received."""
     with LoadClient(arguments, core=turn.rig.cores.load) as client:
         client.subscribe(sockets)
@@ -163,7 +163,7 @@ def many(turn: Turn, name: str) -> Values:
         return values
 
 
-def _publish_cost(turn: Turn, server: Server) -> float:
+def _publish_cost(turn: Turn, server: Peer) -> float:
     """CPU of the server per publication to ten subscribers, 8 in flight, in µs."""
     with loaded(turn, server, server.load(sockets=10), 10) as load:
         result = load.deliveries(f"closed {turn.scale.seconds} 8")
@@ -207,7 +207,7 @@ def connects(turn: Turn, name: str) -> Values:
     return values
 
 
-def _connecting(server: Server, name: str, sockets: int) -> list[str]:
+def _connecting(server: Peer, name: str, sockets: int) -> list[str]:
     if isinstance(server, Hub):
         label = new_label()
         position = server.api("publish", channel=f"bench:{label}-0", data={})

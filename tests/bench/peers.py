@@ -110,10 +110,6 @@ class Server(ABC):
         """What the environment holds besides PATH and HOME."""
         return {}
 
-    @abstractmethod
-    def load(self, *, topics: int = 1, sockets: int = SOCKETS) -> list[str]:
-        """The load client's arguments for topics that nobody has used before, and up to so many sockets."""
-
     def answers(self) -> bool:
         """Whether it is ready."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5):
@@ -186,6 +182,14 @@ class Server(ABC):
         return sum(process.memory_info().rss for process in self._tree())
 
 
+class Peer(Server):
+    """A server that fans out."""
+
+    @abstractmethod
+    def load(self, *, topics: int = 1, sockets: int = SOCKETS) -> list[str]:
+        """The load client's arguments for topics that nobody has used before, and up to so many sockets."""
+
+
 def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
     """Wait until the condition is true. Raises BenchError when that takes longer than so many seconds."""
     deadline = time.monotonic() + seconds
@@ -195,7 +199,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
         time.sleep(0.02)
 
 
-class Hub(Server):
+class Hub(Peer):
     """The hub: Redis layer and log, window retention, recovery, authenticated users."""
 
     name = "hub"
@@ -338,7 +342,7 @@ class HubWithBareView(Hub):
     settings = "tests.bench.site"
 
 
-class Tutorial(Server):
+class Tutorial(Peer):
     """The consumer of the Channels tutorial, with channels-redis pub/sub, under uvicorn as it comes."""
 
     name = "tutorial"
@@ -377,7 +381,7 @@ class Tutorial(Server):
         ]
 
 
-class EpollServer(Server):
+class EpollServer(Peer):
     """The bare broadcast server in C that joins the frames of a turn."""
 
     name = "c"
@@ -397,7 +401,7 @@ class EpollServer(Server):
         ]
 
 
-class Nchan(Server):
+class Nchan(Peer):
     """nginx with the nchan module: one worker, messages in memory, published over kept-alive HTTP connections."""
 
     name = "nchan"
@@ -436,7 +440,7 @@ class Nchan(Server):
         ]
 
 
-class Nats(Server):
+class Nats(Peer):
     """nats-server: subscribers over WebSocket, the publisher over TCP."""
 
     name = "nats"
@@ -511,7 +515,7 @@ def _debian_version(package: str) -> str:
     return done.stdout.strip()
 
 
-PEERS: dict[str, type[Server]] = {server.name: server for server in (Hub, Tutorial, EpollServer, Nchan, Nats)}
+PEERS: dict[str, type[Peer]] = {server.name: server for server in (Hub, Tutorial, EpollServer, Nchan, Nats)}
 
 
 @dataclass
@@ -524,7 +528,7 @@ class Rig:
     folder: Path
     cores: Cores
     settings: dict[str, str] = field(default_factory=dict)
-    running: dict[str, Server] = field(default_factory=dict)
+    running: dict[str, Peer] = field(default_factory=dict)
     _accounts: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     _folders: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -553,7 +557,7 @@ class Rig:
         folder.mkdir()
         return folder
 
-    def server(self, name: str) -> Server:
+    def server(self, name: str) -> Peer:
         """The server of that name, started when it is first asked for."""
         if name not in self.running:
             server = PEERS[name](self)
