@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from notifications.delivery import codes, metrics
+from notifications.delivery.fanout import FanOut
 from notifications.delivery.frames import Encoding
 from notifications.delivery.live_topic import LiveTopic
 from notifications.delivery.subscription import Subscription
@@ -67,7 +68,9 @@ class ConflatingTopic(LiveTopic):
             self._keep(event, list(self.behind.items()), exclude)
         super()._fan_out(event, exclude)
 
-    def _send(self, events: Sequence[EncodedEvent], sessions: Collection[Session], exclude: str | None = None) -> None:
+    def _on_their_way(
+        self, events: Sequence[EncodedEvent], sessions: Collection[Session], exclude: str | None = None
+    ) -> FanOut:
         conflation = self.switchboard.conflation
         fell_behind: list[tuple[Session, Subscription]] = []
         for receivers in (self.ready, self.variants.subscriptions):
@@ -80,7 +83,7 @@ class ConflatingTopic(LiveTopic):
             sessions = [session for session in sessions if session not in self.behind]
             for event in events:
                 self._keep(event, fell_behind, exclude)
-        super()._send(events, sessions, exclude)
+        return super()._on_their_way(events, sessions, exclude)
 
     def _keep(self, event: EncodedEvent, behind: Sequence[tuple[Session, Subscription]], exclude: str | None) -> None:
         for session, subscription in behind:

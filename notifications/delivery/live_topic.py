@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from notifications.delivery import codes, metrics
-from notifications.delivery.frames import Encoding
+from notifications.delivery.fanout import FanOut
 from notifications.delivery.shared_reads import RecentEvents
 from notifications.delivery.variants import VariantReceivers
 from notifications.events.event import Cursor, EncodedEvent
@@ -98,7 +98,8 @@ class LiveTopic:
 
     def leave(self, subscription: Subscription) -> None:
         """Take a subscription off the topic."""
-        self.ready.pop(subscription.session, None)
+        if self.ready.pop(subscription.session, None) is not None:
+            self.switchboard.writer.left(self, subscription.session)
         self.variants.subscriptions.pop(subscription.session, None)
         if self.waiting:
             self.waiting = [waiting for waiting in self.waiting if waiting is not subscription]
@@ -162,44 +163,36 @@ class LiveTopic:
             self._fan_out_waiting(event, exclude)
 
     def hand_out(self) -> None:
-        """Send the events of this turn to all who are ready."""
-        if self._turn:
-            events, self._turn = self._turn, []
-            self._send(events, self.ready)
+        """Give the events of this turn to all who are ready."""
+        if (turn := self.take_turn()) is not None:
+            self.switchboard.writer.sessions_later(turn.give())
+
+    def take_turn(self) -> FanOut | None:
+        """The events of this turn on their way to all who are ready; None when there are none."""
+        if not self._turn:
+            return None
+        events, self._turn = self._turn, []
+        return self._on_their_way(events, self.ready)
 
     def _fan_out_to_others(self, event: EncodedEvent, exclude: str) -> None:
         self.hand_out()
-        self._send([event], [session for session in self.ready if session.id != exclude], exclude)
+        others = [session for session in self.ready if session.id != exclude]
+        self.switchboard.writer.sessions_later(self._on_their_way([event], others, exclude).give())
 
-    def _send(self, events: Sequence[EncodedEvent], sessions: Collection[Session], exclude: str | None = None) -> None:
-        """Send events to sessions: encoded once each, and joined for those who take that."""
-        encoded: dict[Encoding, list[bytes]] = {}
-        begun: list[Session] = []
+    def _on_their_way(
+        self, events: Sequence[EncodedEvent], sessions: Collection[Session], exclude: str | None = None
+    ) -> FanOut:
+        """Events for sessions that get them as they are; those who do not are given theirs now."""
         delivered = len(events) * len(sessions)
-        try:
-            if self.variants.subscriptions:
+        if self.variants.subscriptions:
+            try:
                 delivered += self.variants.send(events, exclude=exclude)
-            for session in sessions:
-                encoding = session.encoding
-                pieces = encoded.get(encoding)
-                if pieces is None:
-                    pieces = encoded[encoding] = encoding.pieces(events)
-                if encoding.joins:
-                    # What `send_frame()` does: the call would take as long again as all else of this loop.
-                    outgoing = session.outgoing
-                    if not outgoing:
-                        begun.append(session)
-                    outgoing += pieces
-                else:
-                    for piece in pieces:
-                        session.send_frame(piece)
-        except Exception:
-            logger.exception("events of %s could not be handed out", self.topic.name)
-            self.reset()
-        finally:  # also when one encoding fails: who has frames and is not to be written would never be again
-            self.switchboard.writer.sessions_later(begun)
+            except Exception:
+                logger.exception("events of %s could not be handed out", self.topic.name)
+                self.reset()
         metrics.delivered_in(namespace_of(self.topic.name)).inc(delivered)
         self.switchboard.delivered += delivered
+        return FanOut(self, events, sessions)
 
     def _fan_out_waiting(self, event: EncodedEvent, exclude: str | None) -> None:
         for subscription in self.waiting:

@@ -174,9 +174,12 @@ class Session(ClientActions):
     def flush(self) -> bool:
         """Write what was sent in this turn; False when the client is too slow for it, and was disconnected."""
         frames, self.outgoing = self.outgoing, []
-        if not frames or self.closed_with is not None:
+        return not frames or self.write(frames, sum(map(len, frames)))
+
+    def write(self, frames: list[bytes], size: int) -> bool:
+        """Write frames of `size` bytes now; False when the client is too slow for them, and was disconnected."""
+        if self.closed_with is not None:
             return True
-        size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
         switchboard, transport = self.switchboard, self.transport
         if not transport.congested:
             # However much is sent in one turn, an answer with a long history say, a client that had taken

@@ -10,11 +10,13 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import filterfalse
 from typing import TYPE_CHECKING
 
 from notifications.delivery import codes, metrics
 
 if TYPE_CHECKING:
+    from notifications.delivery.fanout import FanOut
     from notifications.delivery.live_topic import LiveTopic
     from notifications.delivery.session import Session
 
@@ -32,6 +34,8 @@ class Writer:
         self._loop = loop
         self._topics: list[LiveTopic] = []
         self._sessions: list[Session] = []
+        # What is on its way to many sessions, and takes several turns. Topics and receivers wait for its end.
+        self._fan_out: FanOut | None = None
         self._scheduled = False
 
     def topic_later(self, live: LiveTopic) -> None:
@@ -56,24 +60,48 @@ class Writer:
 
     def hand_out(self) -> None:
         """Give the sessions what the topics have for them in this turn."""
+        if self._fan_out is not None:
+            self._fan_out.write_all()
+            self._fan_out = None
         topics, self._topics = self._topics, []
         for live in topics:
             live.hand_out()
 
+    def left(self, live: LiveTopic, session: Session) -> None:
+        """A session gets no more of a topic's events, nor those that are on their way."""
+        if self._fan_out is not None and self._fan_out.live is live:
+            self._fan_out.leave(session)
+
     def _write(self) -> None:
         # Still scheduled meanwhile: what handing out makes a session send belongs to this turn.
-        self.hand_out()
-        sessions, self._sessions = self._sessions[:SLICE_SESSIONS], self._sessions[SLICE_SESSIONS:]
-        for session in sessions:
+        if self._fan_out is None:
+            if len(self._topics) == 1:
+                self._fan_out = self._topics.pop().take_turn()
+            else:
+                self.hand_out()
+            if self._fan_out is not None:
+                self._fan_out.join(self._sessions)
+        if self._fan_out is not None and self._fan_out.write(SLICE_SESSIONS) <= 0:
+            self._fan_out = None
+        self._write_sessions()
+        # Counted here once, not per write: a counter of Prometheus takes a lock each time.
+        metrics.sent_bytes.inc(self.sent_bytes)
+        self.sent_bytes = 0
+        self._scheduled = False
+        if self._sessions or self._topics or self._fan_out is not None:
+            self._schedule()
+
+    def _write_sessions(self) -> None:
+        """Write what sessions have to send: to some, and to none that is still to get an event before it."""
+        sessions, waiting = self._sessions, []
+        if self._fan_out is not None:
+            waiting = list(filter(self._fan_out.awaits, sessions))
+            sessions = list(filterfalse(self._fan_out.awaits, sessions))
+        self._sessions = waiting + sessions[SLICE_SESSIONS:]
+        for session in sessions[:SLICE_SESSIONS]:
             try:
                 session.flush()
             except Exception:
                 logger.exception("a session could not be written to")
                 with suppress(Exception):
                     session.disconnect(codes.SERVER_ERROR)
-        # Counted here once, not per write: a counter of Prometheus takes a lock each time.
-        metrics.sent_bytes.inc(self.sent_bytes)
-        self.sent_bytes = 0
-        self._scheduled = False
-        if self._sessions or self._topics:
-            self._schedule()

@@ -200,6 +200,72 @@ async def test_a_second_event_overtakes_no_first_one_in_another_slice(switchboar
     assert got == {(1, 2)}
 
 
+async def test_what_a_session_is_sent_besides_goes_with_the_events_of_its_turn(switchboard: Switchboard) -> None:
+    _, transports = await subscribed(switchboard, 3)
+    live = switchboard.topics["open:1"]
+    asking = list(live.ready)[1]
+    assert live.position is not None
+    event = new_event(topic="open:1", type="message", data="event")
+
+    asking.send(b'{"answer":1}')
+    live.arrived(at_position(event, offset=1, epoch=live.position.epoch))
+    asking.send(b'{"answer":2}')
+    await until(lambda: all(transport.writes for transport in transports))
+
+    (write,) = transports[1].writes
+    assert [message.get("answer", "event") for message in messages(write)] == [1, 2, "event"]
+    assert [len(transport.writes) for transport in transports] == [1, 1, 1]
+
+
+async def test_ten_thousand_writes_do_not_hold_up_an_answer_to_somebody_else(switchboard: Switchboard) -> None:
+    _, transports = await subscribed(switchboard, 4 * SLICE_SESSIONS)
+    elsewhere = CountingTransport()
+    session = Session(switchboard, CountingProtocol(), elsewhere)
+    session.opened()
+
+    await apublish("open:1", "message", 1)
+    await until(lambda: transports[0].writes)
+    session.send(b'{"answer":1}')
+    await until(lambda: elsewhere.writes)
+
+    assert transports[-1].writes == []
+    await until(lambda: all(transport.writes for transport in transports))
+
+
+async def test_an_answer_overtakes_no_event_that_is_on_its_way_to_the_same_session(switchboard: Switchboard) -> None:
+    _, transports = await subscribed(switchboard, 3 * SLICE_SESSIONS)
+    last = list(switchboard.topics["open:1"].ready)[-1]
+
+    await apublish("open:1", "message", "event")
+    await until(lambda: transports[0].writes)
+    last.send(b'{"answer":1}')
+    await until(lambda: len(transports[-1].writes) == 2)
+
+    first, second = transports[-1].writes
+    assert publications(first) == ["event"]
+    assert messages(second) == [{"answer": 1}]
+
+
+async def test_who_comes_back_while_an_event_is_on_its_way_gets_it_once(switchboard: Switchboard) -> None:
+    _, transports = await subscribed(switchboard, 3 * SLICE_SESSIONS)
+    live, transport = switchboard.topics["open:1"], transports[-1]
+    last = list(live.ready)[-1]
+
+    event = await apublish("open:1", "message", "event")
+    await until(lambda: transports[0].writes)
+    last.feed('{"id":3,"unsubscribe":{"channel":"open:1"}}')
+    since = f'"recover":true,"offset":{event.offset - 1},"epoch":"{event.epoch}"'  # type: ignore[operator]
+    last.feed('{"id":4,"subscribe":{"channel":"open:1",' + since + "}}")
+    await until(lambda: transport.got("subscribe"))
+    await apublish("open:1", "message", "next")
+    await until(lambda: all("next" in publications(found.writes[-1]) for found in transports if found.writes))
+
+    reply = transport.got("subscribe")
+    assert reply is not None
+    recovered = [publication["data"] for publication in reply["publications"]]
+    assert recovered + [data for write in transport.writes for data in publications(write)] == ["event", "next"]
+
+
 async def test_who_subscribes_within_a_turn_gets_nothing_twice(switchboard: Switchboard) -> None:
     _, (first,) = await subscribed(switchboard, 1)
     second = CountingTransport()
