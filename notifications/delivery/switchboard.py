@@ -124,9 +124,13 @@ class Switchboard:
         self._openings = {kind: Openings(self.channel, is_wanted=self.topics.__contains__) for kind in Kind}
         if hasattr(layer, "add_reconnect_listener"):
             layer.add_reconnect_listener(self.housekeeping.reconnected)
-        running = [self._receive(), *self.housekeeping.coroutines()]
+        running = [*self.housekeeping.coroutines()]
+        if not hasattr(layer, "receive_by"):
+            running.append(self._receive())
         self._running = [self.loop.create_task(coroutine) for coroutine in running]
         try:
+            if hasattr(layer, "receive_by"):
+                await layer.receive_by(self.channel, self._dispatch)
             await self.housekeeping.renew_lease()
         except BaseException:
             await self.stop()  # or its tasks would live on beside those of the next attempt
@@ -286,11 +290,7 @@ class Switchboard:
         waiting = False
         while True:
             try:
-                # All that are there, where the layer can: what arrives together is written together.
-                if hasattr(layer, "receive_many"):
-                    messages = await layer.receive_many(self.channel)
-                else:
-                    messages = [await layer.receive(self.channel)]
+                message = await layer.receive(self.channel)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
@@ -303,11 +303,10 @@ class Switchboard:
                 self.spawn(self.rejoin())
                 continue
             waiting = False
-            for message in messages:
-                try:
-                    self._dispatch(message)
-                except Exception:
-                    logger.exception("a message of the channel layer could not be handled")
+            try:
+                self._dispatch(message)
+            except Exception:
+                logger.exception("a message of the channel layer could not be handled")
 
     async def rejoin(self) -> None:
         """Join every group again: a layer that keeps memberships in Redis loses them with it."""

@@ -29,6 +29,7 @@ CAPACITY = 10_000
 
 Message = dict[str, Any]
 Listener = Callable[[], None]
+Receiver = Callable[[Message], None]
 
 
 def unsupported_hosts(hosts: Any) -> str | None:
@@ -46,9 +47,12 @@ def unsupported_hosts(hosts: Any) -> str | None:
 
 
 class _Mailbox:
-    """What one channel has not received yet; beyond its capacity the oldest is lost."""
+    """What one channel has not received yet; beyond its capacity the oldest is lost.
 
-    __slots__ = ("closed", "lost", "messages", "name", "waiting")
+    Nothing waits in it while it has a `receiver`, which is called with each message as it arrives.
+    """
+
+    __slots__ = ("closed", "lost", "messages", "name", "receiver", "waiting")
 
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name
@@ -56,8 +60,12 @@ class _Mailbox:
         self.waiting: deque[asyncio.Future[None]] = deque()
         self.lost = 0
         self.closed = False
+        self.receiver: Callable[[bytes], None] | None = None
 
     def put(self, data: bytes) -> None:
+        if self.receiver is not None:
+            self.receiver(data)
+            return
         messages = self.messages
         if len(messages) == messages.maxlen:
             if not self.lost:
@@ -349,29 +357,30 @@ class RedisChannelLayer(RedisPubSubChannelLayer):  # type: ignore[misc]
         message: Message = self.deserialize(data)
         return message
 
-    async def receive_many(self, channel: str) -> list[Message]:
-        """Wait for a message, and return all that are there by then, in their order; one at least.
+    async def receive_by(self, channel: str, receiver: Receiver) -> None:
+        """Have `receiver(message)` called with every message of a channel, in the turn of the loop that reads it.
 
-        What cannot be decoded is logged and left out. To cancel this is to give the channel up.
+        For whom each hop costs: nothing waits in the channel, nor for a task that receives. The messages that are there
+        already come first. What cannot be decoded, and a receiver that fails, is logged.
         """
-        here = self._here()
-        while True:
-            mailbox = await here.filled(channel)
-            waiting = list(mailbox.messages)
-            mailbox.messages.clear()
-            messages = self._decoded(waiting)
-            if messages:
-                return messages
-
-    def _decoded(self, waiting: list[bytes]) -> list[Message]:
         deserialize = self._serializer.deserialize
-        messages = []
-        for data in waiting:
+
+        def receive(data: bytes) -> None:
             try:
-                messages.append(deserialize(data))
+                message = deserialize(data)
             except Exception:
                 logger.exception("a message of the channel layer cannot be decoded")
-        return messages
+                return
+            try:
+                receiver(message)
+            except Exception:
+                logger.exception("a message of the channel layer could not be handled")
+
+        mailbox = await self._here().open_channel(channel)
+        mailbox.receiver = receive
+        waiting, mailbox.messages = mailbox.messages, deque(maxlen=mailbox.messages.maxlen)
+        for data in waiting:
+            receive(data)
 
     async def group_add(self, group: str, channel: str) -> None:
         """Make a channel of this process a member of a group; what is published afterwards arrives.

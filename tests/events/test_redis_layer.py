@@ -99,12 +99,12 @@ async def test_messages_arrive_in_their_order(layer: RedisChannelLayer) -> None:
     for number in range(5):
         await layer.group_send("room", {"type": "said", "n": number, "bytes": b"\x00", "nested": {"a": [None, 1.5]}})
     first = await layer.receive(channel)
-    rest = await layer.receive_many(channel)
+    rest = [await layer.receive(channel) for _ in range(4)]
     await layer.send(channel, {"type": "direct"})
 
     assert first == {"type": "said", "n": 0, "bytes": b"\x00", "nested": {"a": [None, 1.5]}}
     assert [message["n"] for message in rest] == [1, 2, 3, 4]
-    assert await layer.receive_many(channel) == [{"type": "direct"}]
+    assert await layer.receive(channel) == {"type": "direct"}
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ async def test_what_is_published_right_after_joining_arrives(layer: RedisChannel
 
     received: list[int] = []
     while len(received) < 3_000:
-        received += [message["n"] for message in await layer.receive_many(channel)]
+        received += [(await layer.receive(channel))["n"]]
     assert received == list(range(3_000))
 
 
@@ -209,7 +209,7 @@ async def test_ten_thousand_groups_take_ten_commands(layer: RedisChannelLayer, o
     assert publishing.execute() == [1] * 10_000
     received: list[int] = []
     while len(received) < 10_000:
-        received += [message["n"] for message in await layer.receive_many(channel)]
+        received += [(await layer.receive(channel))["n"]]
     assert received == list(range(10_000))
     await layer.group_discard_many(groups, channel)
     await until(lambda: not groups_in(observer))
@@ -236,7 +236,7 @@ async def test_joining_a_joined_group_asks_nothing_of_redis(layer: RedisChannelL
     await layer.group_send("room", {"type": "x"})
 
     assert calls(observer, "subscribe") == before
-    assert await layer.receive_many(one) == await layer.receive_many(two) == [{"type": "x"}]
+    assert await layer.receive(one) == await layer.receive(two) == {"type": "x"}
 
 
 async def test_who_joins_a_group_that_is_being_joined_waits_as_well(
@@ -277,7 +277,7 @@ async def test_the_last_word_on_a_membership_counts(layer: RedisChannelLayer, ob
         await layer.send(channel, {"group": "own"})
         received: list[str] = []
         while received[-1:] != ["own"]:
-            received += [message["group"] for message in await layer.receive_many(channel)]
+            received += [(await layer.receive(channel))["group"]]
         assert received == [*(group for group, joined in members.items() if channel in joined), "own"]
 
 
@@ -346,7 +346,7 @@ async def test_receiving_goes_on_when_redis_was_killed(
 
     layer.add_reconnect_listener(told)
     for restarts in (1, 2):
-        receiving = asyncio.create_task(layer.receive_many(channel))
+        receiving = asyncio.create_task(layer.receive(channel))
         await asyncio.sleep(0)
         await asyncio.to_thread(kill, server)
         await layer.group_discard("g0", channel)
@@ -354,7 +354,7 @@ async def test_receiving_goes_on_when_redis_was_killed(
         await asyncio.to_thread(server.start)
         await until(lambda restarts=restarts: len(subscribed_when_told) == restarts)
         await layer.group_send("g1", {"restarts": restarts})
-        assert await receiving == [{"restarts": restarts}]
+        assert await receiving == {"restarts": restarts}
     layer.remove_reconnect_listener(told)
 
     assert subscribed_when_told == [groups, groups]
@@ -509,7 +509,7 @@ async def test_who_does_not_read_loses_the_oldest_and_is_told(
         await layer.send(channel, {"n": number})
     await layer.send(other, {"n": "after"})
     assert await layer.receive(other) == {"n": "after"}
-    messages = await layer.receive_many(channel)
+    messages = [await layer.receive(channel) for _ in range(10)]
     await asyncio.sleep(0)
 
     assert [message["n"] for message in messages] == list(range(15, 25))
@@ -526,26 +526,75 @@ async def test_what_cannot_be_decoded_is_left_out(
     layer: RedisChannelLayer, observer: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     channel = await layer.new_channel()
+    received: list[dict[str, Any]] = []
+    await layer.receive_by(channel, received.append)
 
     for data in (b"\xc1", msgpack.packb({"n": 1}), b"", msgpack.packb({"n": 2})):
         observer.publish(channel, data)
-    received = await layer.receive_many(channel)
-    if len(received) == 1:
-        received += await layer.receive_many(channel)
+    await until(lambda: len(received) == 2)
 
     assert received == [{"n": 1}, {"n": 2}]
     assert [record.message for record in caplog.records] == ["a message of the channel layer cannot be decoded"] * 2
 
 
-@pytest.mark.parametrize("method", ["receive", "receive_many"])
-async def test_who_stops_receiving_gives_the_channel_up(
-    layer: RedisChannelLayer, observer: redis.Redis, method: str
+async def test_a_receiver_gets_what_has_waited_and_then_what_comes(layer: RedisChannelLayer) -> None:
+    channel, other = await layer.new_channel(), await layer.new_channel()
+    for number in range(3):
+        await layer.send(channel, {"n": number})
+    await layer.send(other, {"n": "after"})
+    await layer.receive(other)
+    received: list[int] = []
+
+    await layer.receive_by(channel, lambda message: received.append(message["n"]))
+
+    assert received == [0, 1, 2]
+    for number in range(3, 6):
+        await layer.send(channel, {"n": number})
+    await until(lambda: len(received) == 6)
+    assert received == [0, 1, 2, 3, 4, 5]
+
+
+async def test_a_receiver_that_fails_gets_the_next_message_all_the_same(
+    layer: RedisChannelLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    channel = await layer.new_channel()
+    received: list[int] = []
+
+    def receive(message: dict[str, Any]) -> None:
+        received.append(message["n"])
+        if message["n"] == 1:
+            raise ValueError("no")
+
+    await layer.receive_by(channel, receive)
+    for number in (1, 2):
+        await layer.send(channel, {"n": number})
+    await until(lambda: len(received) == 2)
+
+    assert received == [1, 2]
+    assert [record.message for record in caplog.records] == ["a message of the channel layer could not be handled"]
+
+
+async def test_a_receiver_hears_on_when_redis_is_back(layer: RedisChannelLayer, server: RedisServer) -> None:
+    channel = await layer.new_channel()
+    received: list[dict[str, Any]] = []
+    told: list[None] = []
+    layer.add_reconnect_listener(lambda: told.append(None))
+    await layer.receive_by(channel, received.append)
+
+    await asyncio.to_thread(kill, server)
+    await asyncio.to_thread(server.start)
+    await until(lambda: told == [None])
+    await layer.send(channel, {"n": 1})
+
+    await until(lambda: received == [{"n": 1}])
+
+
+async def test_who_stops_receiving_gives_the_channel_up(layer: RedisChannelLayer, observer: redis.Redis) -> None:
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
 
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(getattr(layer, method)(channel), 0.01)
+        await asyncio.wait_for(layer.receive(channel), 0.01)
     await until(lambda: channel.encode() not in observer.pubsub_channels())  # type: ignore[operator]
     # The group finds out with its next message, as nobody may discard it any more.
     observer.publish("asgi__group__room", msgpack.packb({"type": "x"}))

@@ -207,7 +207,7 @@ async def test_an_announcement_reaches_the_layer_in_its_own_format(server: Redis
 
     received: list[dict[str, Any]] = []
     while len(received) < 3:
-        received += await layer.receive_many(channel)
+        received.append(await layer.receive(channel))
     assert [(message["offset"], message["epoch"], message["exclude"]) for message in received] == [
         (number, events[0].epoch, "client") for number in (1, 2, 3)
     ]
