@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  position of the topic, a hash: e = epoch, o = offset of the newest event, v and ve = the last accepted
 --          version and its epoch
--- KEYS[2]  kept events, a stream whose ids are the offsets
+-- KEYS[2]  kept events, a stream whose ids are offset-time: Redis' own time in seconds, as clocks of publishers differ
 -- KEYS[3]  what an idempotency key did before, a string
 -- KEYS[4]  totals of the hub, a hash
 -- ARGV[1]  the encoded event
@@ -54,7 +54,7 @@ if size > 0 then
     -- The position was evicted while the events were not: they belong to a run that has ended.
     redis.call('DEL', KEYS[2])
   end
-  redis.call('XADD', KEYS[2], 'MAXLEN', size, offset .. '-0', 'v', ARGV[1])
+  redis.call('XADD', KEYS[2], 'MAXLEN', size, offset .. '-' .. redis.call('TIME')[1], 'v', ARGV[1])
   redis.call('EXPIRE', KEYS[2], ARGV[3])
   if ARGV[13] ~= '0' then
     redis.call('HSET', KEYS[1], 'v', ARGV[13], 've', ARGV[14])

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import hashlib
 import secrets
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -201,16 +200,18 @@ class RedisLog(Log):
     ) -> tuple[list[str], list[Any]]:
         if reverse and since is not None and since.offset == 0:
             limit = 0  # nothing is before the first event, and Redis takes no such bound
+        # An offset without a time is the first or the last id that it can be, as the direction wants it.
         if reverse:
-            start = "+" if since is None else f"({since.offset}-0"
+            start = "+" if since is None else str(since.offset - 1)
         else:
-            start = "-" if since is None else f"({since.offset}-0"
+            start = "-" if since is None else str(since.offset + 1)
         return [_position_key(topic.name), _events_key(topic.name)], [
             secrets.token_hex(4),
             conf.get("HUB_POSITION_TTL_SECONDS"),
             "reverse" if reverse else "forward",
             start,
             -1 if limit is None else limit,
+            topic.retention.seconds or 0,
         ]
 
     def _page(self, topic: ResolvedTopic, answer: Any) -> Page:
@@ -219,10 +220,6 @@ class RedisLog(Log):
             decode(fields[1], offset=int(stream_id.partition(b"-")[0]), epoch=position.epoch)
             for stream_id, fields in answer[2]
         ]
-        if topic.retention.seconds is not None:
-            # The stream expires as a whole with its newest event; older ones are too old before that.
-            oldest = time.time() - topic.retention.seconds
-            events = [event for event in events if event.time is None or event.time.timestamp() >= oldest]
         return Page(events, position)
 
     def read(self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False) -> Page:
