@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from notifications.events.event import Cursor, Event
-from notifications.events.logs import log_for
-from notifications.events.topics import resolve
+from notifications.events.logs import Log, log_for
+from notifications.events.retention import Kind
+from notifications.events.topics import ResolvedTopic, resolve
 
 
 def history(
@@ -32,12 +33,30 @@ def positions(topics: Iterable[str]) -> dict[str, Cursor]:
 
     Raises UnknownTopic, and LogUnavailable when a log cannot be reached.
     """
-    resolved = [resolve(topic) for topic in topics]
     found: dict[str, Cursor] = {}
-    for kind in {topic.retention.kind for topic in resolved}:
-        chosen = [topic for topic in resolved if topic.retention.kind is kind]
-        found.update(log_for(chosen[0].retention).positions(chosen))
+    for log, chosen in _by_log(topics):
+        found.update(log.positions(chosen))
+        for topic in chosen:
+            if topic.retention.kept and not found[topic.name].epoch:
+                # Nothing was ever published here. With an epoch a reader is told if that run of offsets is lost.
+                found[topic.name] = log.read(topic, since=None, limit=0).position
     return found
+
+
+async def apositions(topics: Iterable[str]) -> dict[str, Cursor]:
+    """`positions()` for event-loop code."""
+    found: dict[str, Cursor] = {}
+    for log, chosen in _by_log(topics):
+        found.update(await log.aopen(chosen))
+    return found
+
+
+def _by_log(topics: Iterable[str]) -> list[tuple[Log, list[ResolvedTopic]]]:
+    chosen: dict[Log, list[ResolvedTopic]] = {}
+    # The database last: what a repeatable read sees from then on is no older than the positions in other logs.
+    for topic in sorted(map(resolve, topics), key=lambda topic: topic.retention.kind is Kind.DURABLE):
+        chosen.setdefault(log_for(topic.retention), []).append(topic)
+    return list(chosen.items())
 
 
 def position(topic: str) -> Cursor:

@@ -67,7 +67,8 @@ export abstract class HubElement extends LitElement {
   protected follow(name: string, follower: Follower): Topic {
     const source = hub.topic(name);
     this.source = source;
-    this.whileConnected(source.follow({ change: () => this.requestUpdate(), ...follower }));
+    // From the cursor of its own state, not from the page's: without one it reads what the topic keeps.
+    this.whileConnected(source.follow({ since: null, change: () => this.requestUpdate(), ...follower }));
     return source;
   }
 

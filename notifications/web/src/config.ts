@@ -1,3 +1,5 @@
+import type { Cursor } from "./event.js";
+
 /** The signed-in person a page was rendered for. */
 export interface Viewer {
   id: string;
@@ -15,13 +17,20 @@ export interface Config {
   login: string;
 }
 
-function read(): Config {
-  const defaults: Config = { connection: "/connection/websocket", user: null, csrf: "", login: "" };
-  const script = document.getElementById("hub-config");
-  return script ? { ...defaults, ...(JSON.parse(script.textContent ?? "{}") as Partial<Config>) } : defaults;
+function printed<Content>(id: string): Partial<Content> {
+  const script = document.getElementById(id);
+  return script ? (JSON.parse(script.textContent ?? "{}") as Partial<Content>) : {};
 }
 
-export const config: Config = read();
+const defaults: Config = { connection: "/connection/websocket", user: null, csrf: "", login: "" };
+
+export const config: Config = { ...defaults, ...printed<Config>("hub-config") };
+
+/**
+ * The positions at which the page's view began to read, by topic; printed by `{% hub_script %}` for views that take
+ * them. Null where the server could not tell.
+ */
+export const cursors = new Map(Object.entries(printed<Record<string, Cursor | null>>("hub-cursors")));
 
 /** The WebSocket address: a relative one takes scheme and host from the page. */
 export function connectionAddress(): string {

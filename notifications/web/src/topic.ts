@@ -1,5 +1,6 @@
 import type { Centrifuge, ClientInfo, HistoryOptions, PublicationContext, SubscribedContext, Subscription } from "centrifuge";
 
+import { cursors } from "./config.js";
 import { type Cursor, type HubEvent, type Sender, eventOf, senderOf } from "./event.js";
 import type { Status } from "./status.js";
 
@@ -13,7 +14,10 @@ export type TopicState = "idle" | "subscribing" | "live" | "refused";
 
 /** One reader of a topic. Each has a cursor of its own and gets each event once, in order. */
 export interface Follower {
-  /** Position that the follower's data already contains: it is sent what came after. */
+  /**
+   * Position that the follower's data already contains: it is sent what came after. Left out, it is the one that the
+   * page's view took (`with_cursors`), while the page opens; null is the present.
+   */
   since?: Cursor | null;
   /** Asks the server for join and leave events. */
   presence?: boolean;
@@ -34,6 +38,8 @@ interface Slot {
   follower: Follower;
   offset: number | null;
   epoch: string;
+  /** The page's view could not take a cursor: what its data lacks is not known. */
+  astray: boolean;
   /** Events that wait until the follower's state is loaded; null while it is up to date. */
   waiting: HubEvent[] | null;
 }
@@ -54,6 +60,7 @@ export class Topic {
   #offset: number | null = null;
   #epoch = "";
   #replaying: number | null = null;
+  #wasLive = false;
   #histories = new Map<number, Promise<HubEvent[]>>();
 
   constructor(
@@ -68,9 +75,9 @@ export class Topic {
   }
 
   /** Calls `listener` with each event of `type` ("*" for every one) and keeps the topic subscribed. Returns its end. */
-  on(type: string, listener: (event: HubEvent) => void, since?: Cursor): () => void {
+  on(type: string, listener: (event: HubEvent) => void, since?: Cursor | null): () => void {
     return this.follow({
-      since: since ?? null,
+      since,
       event: (event) => {
         if (type === "*" || type === event.type) listener(event);
       },
@@ -78,8 +85,14 @@ export class Topic {
   }
 
   follow(follower: Follower): () => void {
-    const since = follower.since ?? null;
-    const slot: Slot = { follower, offset: since?.offset ?? null, epoch: since?.epoch ?? "", waiting: null };
+    const since = follower.since === undefined ? this.#opening() : follower.since;
+    const slot: Slot = {
+      follower,
+      offset: since?.offset ?? null,
+      epoch: since?.epoch ?? "",
+      astray: since === undefined,
+      waiting: null,
+    };
     this.#slots.add(slot);
     if (this.state === "live") void this.#join(slot);
     else this.#start();
@@ -129,6 +142,15 @@ export class Topic {
   async #read(options: HistoryOptions): Promise<HubEvent[]> {
     const { publications } = await this.client().history(this.name, options);
     return publications.map((publication) => eventOf(this.name, publication));
+  }
+
+  /**
+   * The cursor of the page's view, for those who follow while the page opens: who comes to a topic later, when it has
+   * been live, begins at the present. Null where the view took none, undefined where it could not.
+   */
+  #opening(): Cursor | null | undefined {
+    if (!cursors.has(this.name) || (this.#wasLive && document.readyState === "complete")) return null;
+    return cursors.get(this.name) ?? undefined;
   }
 
   // One microtask later, so that all followers of a page are known and the lowest cursor serves them all.
@@ -188,7 +210,7 @@ export class Topic {
       this.#replaying = null;
     });
     for (const slot of this.#slots) {
-      if (lost || (slot.epoch && this.#epoch && slot.epoch !== this.#epoch)) void this.#reset(slot);
+      if (lost || slot.astray || (slot.epoch && this.#epoch && slot.epoch !== this.#epoch)) void this.#reset(slot);
       // It came after the subscribe was sent, from further back than that asked for.
       else if (slot.offset !== null && slot.offset < (this.#offset ?? 0)) void this.#join(slot);
     }
@@ -231,6 +253,7 @@ export class Topic {
 
   // A follower that comes when the topic is live already reads what lies between its cursor and now.
   async #join(slot: Slot): Promise<void> {
+    if (slot.astray) return this.#reset(slot);
     if (slot.offset === null || slot.waiting) return;
     if (slot.epoch !== this.#epoch) return this.#reset(slot);
     if (this.#offset !== null && slot.offset >= this.#offset) return;
@@ -255,6 +278,7 @@ export class Topic {
   async #load(slot: Slot): Promise<void> {
     slot.offset = null;
     slot.epoch = this.#epoch;
+    slot.astray = false;
     try {
       const cursor = await slot.follower.reset?.();
       if (cursor) {
@@ -278,7 +302,10 @@ export class Topic {
   }
 
   #change(state: TopicState): void {
-    if (state === "live") this.refusal = null;
+    if (state === "live") {
+      this.refusal = null;
+      this.#wasLive = true;
+    }
     this.state = state;
     for (const slot of this.#slots) slot.follower.change?.();
   }

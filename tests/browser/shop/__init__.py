@@ -1,0 +1,1 @@
+"""A site of its own that has the hub's apps."""
