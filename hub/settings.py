@@ -165,6 +165,10 @@ CELERY_BROKER_URL = env.str("CELERY_BROKER_URL", default=REDIS_URL or "memory://
 CELERY_TIMEZONE = "UTC"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
+# A task whose process of the pool was killed is tried again, as often as its own `max_retries` allows; given back to
+# the broker, as it only is when that attempt cannot be sent, it would come again for as long as it kills its process.
+CELERY_TASK_RETRY_ON_WORKER_LOST = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
 # A worker takes what it can begin with, and leaves the rest to others.
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 # Tasks in hand outlive a connection, and are acknowledged over the next one.

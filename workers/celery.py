@@ -51,6 +51,14 @@ def _count(sender: Any = None, state: str | None = None, **_: Any) -> None:
         counters.add_shared("tasks_done")
 
 
+@signals.celeryd_after_setup.connect(dispatch_uid="hub-begun-once")
+def _begin_once(instance: Any = None, **_: Any) -> None:
+    """A task that is acknowledged before it begins may not run twice: not when its process was killed either."""
+    for task in instance.app.tasks.values():
+        if not task.acks_late:
+            task.retry_on_worker_lost = False
+
+
 @signals.celeryd_init.connect(dispatch_uid="hub-worker-reachable")
 def _refuse_unreachable(conf: Any = None, **_: Any) -> None:
     """A worker command whose broker is in its own memory would wait for tasks that nobody can send to it."""

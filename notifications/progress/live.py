@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 from celery.contrib.django.task import DjangoTask
-from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, WorkerLostError
+from django.db import connections
 from kombu.exceptions import OperationalError
 
 from notifications.events.exceptions import HubError
@@ -86,7 +87,10 @@ class LiveTask(DjangoTask[..., Any]):
 
     def on_retry(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         super().on_retry(exc, task_id, args, kwargs, einfo)
-        self._ended(task_id, RETRIED, error=_in_words(exc))
+        if isinstance(exc, WorkerLostError):
+            _tell_for_killed(task_id, RETRIED, exc)
+        else:
+            self._ended(task_id, RETRIED, error=_in_words(exc))
 
     def _ended(self, task_id: str, state: str, **changes: Any) -> None:
         with _harmless():
@@ -203,6 +207,24 @@ def _ended_otherwise(task_id: str, task: Any, state: str | None = None, **_: Any
                 watched.end(RETRIED, error="rejected; the broker decides whether it runs again")
             else:
                 watched.end(FAILED, error="ended without a result")
+
+
+@signals.task_failure.connect(dispatch_uid="hub-progress-lost")
+def _lost(sender: Any, task_id: str, exception: BaseException, **_: Any) -> None:
+    """End a run that will not be tried again after its process was killed: Celery calls no handler of the task."""
+    if isinstance(sender, LiveTask) and isinstance(exception, WorkerLostError):
+        _tell_for_killed(task_id, FAILED, exception)
+
+
+def _tell_for_killed(task_id: str, state: str, error: BaseException) -> None:
+    """Tell of a run in the worker's main process, which lives on after one of its pool was killed."""
+    with _harmless():
+        # This process has no tasks of its own, around which Celery would close what has grown old.
+        connections.close_all()
+        try:
+            _services().tell_for_killed(task_id, state=state, error=_in_words(error))
+        finally:
+            connections.close_all()  # or the next process of the pool inherits it
 
 
 @contextmanager

@@ -158,17 +158,30 @@ def fail_lost_runs() -> int:
     )
     failed = 0
     for row in lost:
-        run = run_of(row)
-        run.change(FAILED, error=f"nothing was heard of it since {row.updated_at:%Y-%m-%d %H:%M:%S} UTC")
-        # Only if it stayed silent: another beat, or the task itself, may have been quicker.
-        silent = TaskRun.objects.filter(pk=row.pk, updated_at=row.updated_at, finished_at=None)
-        if silent.update(state=run.state, error=run.error, updated_at=run.updated_at, finished_at=run.finished_at):
+        try:
+            failed += _tell_for(row, FAILED, f"nothing was heard of it since {row.updated_at:%Y-%m-%d %H:%M:%S} UTC")
+        except HubError as error:
             failed += 1
-            try:
-                announce(run)
-            except HubError as error:
-                logger.warning("the end of %s was not published: %s", row, error)
+            logger.warning("the end of %s was not published: %s", row, error)
     return failed
+
+
+def tell_for_killed(task_id: str, *, state: str, error: str) -> None:
+    """Store and tell how the attempt at a run ended whose process was killed. Raises HubError."""
+    row = TaskRun.objects.filter(pk=task_id, finished_at=None).first()
+    if row is not None:
+        _tell_for(row, state, error)
+
+
+def _tell_for(row: TaskRun, state: str, error: str) -> bool:
+    """Store and tell how a run goes on that cannot tell itself, unless somebody has told of it since; True if so."""
+    run = run_of(row)
+    run.change(state, error=error)
+    silent = TaskRun.objects.filter(pk=row.pk, updated_at=row.updated_at, finished_at=None)
+    if not silent.update(state=run.state, error=run.error, updated_at=run.updated_at, finished_at=run.finished_at):
+        return False
+    announce(run)
+    return True
 
 
 def delete_old_runs() -> int:

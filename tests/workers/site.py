@@ -5,8 +5,10 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
+import redis
 from celery import Celery
 
 from tests.servers import HubProcess
@@ -27,9 +29,10 @@ class SiteConfig(AppConfig):
     def ready(self):
         from workers import beat
         beat.LEASE_SECONDS, beat.RENEW_SECONDS = {lease_seconds}, 0.2
+        {ready}
 """
 TASKS = """
-import os, time
+import os, signal, time
 from pathlib import Path
 from celery import shared_task
 from notifications.progress import LiveTask
@@ -38,20 +41,28 @@ def note(what):
     with Path("runs").open("a") as file:
         file.write(f"{what} {os.getpid()}\\n")
 
-@shared_task(base=LiveTask, bind=True)
-def hold(self, name):
+def hold_on(self, name):
     note(f"{name} began")
     self.progress(1, total=2)
     while not Path(f"let {name} end").exists():
         time.sleep(0.02)
     note(f"{name} ended")
+
+hold = shared_task(base=LiveTask, bind=True, name="site_app.tasks.hold", default_retry_delay=1)(hold_on)
+hold_once = shared_task(base=LiveTask, bind=True, name="site_app.tasks.hold_once", acks_late=False)(hold_on)
+
+@shared_task(base=LiveTask, bind=True, max_retries=2, default_retry_delay=0.2)
+def kill_child(self, name):
+    note(f"{name} began")
+    self.progress(1, total=2)
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 class Site:
-    """A folder with the site in it, and what was written down there."""
+    """A folder with the site in it, and what was written down there; `ready` is a line of Python that runs first."""
 
-    def __init__(self, folder: Path, redis_url: str, *, lease_seconds: float = 15) -> None:
+    def __init__(self, folder: Path, redis_url: str, *, lease_seconds: float = 15, ready: str = "") -> None:
         self.folder = folder
         self.redis_url = redis_url
         self.environment = {
@@ -63,7 +74,7 @@ class Site:
         for made in ("data", "site_app"):
             (folder / made).mkdir()
         (folder / "site_app" / "__init__.py").write_text("")
-        (folder / "site_app" / "apps.py").write_text(APPS.format(lease_seconds=lease_seconds))
+        (folder / "site_app" / "apps.py").write_text(APPS.format(lease_seconds=lease_seconds, ready=ready))
         (folder / "site_app" / "tasks.py").write_text(TASKS)
         (folder / "site_settings.py").write_text(SETTINGS)
         migrate = self.start("migrate", "hub", "migrate", "-v", "0")
@@ -93,7 +104,12 @@ class Site:
         """What tasks wrote down, in order, without who they were."""
         return [line.rpartition(" ")[0] for line in self.lines()]
 
+    def pids(self) -> list[int]:
+        """The processes that wrote it down, in order."""
+        return [int(line.rpartition(" ")[2]) for line in self.lines()]
+
     def lines(self) -> list[str]:
+        """What tasks wrote down, as it is."""
         runs = self.folder / "runs"
         return runs.read_text().splitlines() if runs.exists() else []
 
@@ -103,9 +119,30 @@ class Site:
 
     def run_of(self, task: str) -> tuple[str, int]:
         """The state of a task's run and how much of it is done, as the page of tasks shows them."""
+        state, done, _ = self._row_of(task)
+        return (state, done)
+
+    def error_of(self, task: str) -> str:
+        """What is said of why a task's run did not go on."""
+        return self._row_of(task)[2]
+
+    def _row_of(self, task: str) -> tuple[str, int, str]:
+        query = "SELECT state, done, error FROM hub_progress_taskrun WHERE id = ?"
+        return cast("tuple[str, int, str]", self._rows(query, task)[0])
+
+    def alerts(self) -> list[tuple[str, str]]:
+        """The status of each alert, and the task that it is about."""
+        return self._rows("SELECT status, fingerprint FROM hub_alerts_alert WHERE source = ?", "celery")
+
+    def _rows(self, query: str, parameter: str) -> list[Any]:
         with closing(sqlite3.connect(self.folder / "data" / "hub.sqlite3")) as database:
-            found = database.execute("SELECT state, done FROM hub_progress_taskrun WHERE id = ?", [task]).fetchone()
-        return (found[0], found[1])
+            return database.execute(query, [parameter]).fetchall()
+
+
+def unacked(site: Site) -> dict[bytes, float]:
+    """The leases of tasks in hand, and when each was renewed."""
+    with redis.Redis.from_url(site.redis_url) as client:
+        return dict(client.zrange("unacked_index", 0, -1, withscores=True))
 
 
 def kill(worker: HubProcess) -> None:
