@@ -6,6 +6,9 @@ Here the timeout is short, and a worker that lives puts it off.
 
 For the same reason a worker that loses its connection does not give back what it is working on, as it otherwise would:
 it acknowledges over the next connection.
+
+Both reach into what is kombu's own. So a worker first sends itself a message, and looks whether kombu keeps it as is
+expected here; if it does not, the worker says so and goes on without leases.
 """
 
 from __future__ import annotations
@@ -13,12 +16,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib import metadata
 from typing import Any
 
+import kombu
 from celery import Celery, bootsteps
 from celery.worker import state
+from kombu.exceptions import OperationalError
 from kombu.transport import virtual
+from redis.exceptions import RedisError, ResponseError
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +35,49 @@ logger = logging.getLogger(__name__)
 RENEWED_PER_TIMEOUT = 4
 KOMBU_VISIBILITY_SECONDS = 3600
 _RUN = bootsteps.RUN  # type: ignore[attr-defined]  # the stubs lack it
+# A clock that is further off than this would also be too far off for kombu's own comparisons.
+CLOCK_SECONDS = 30
+
+
+def differences(app: Celery) -> list[str]:
+    """In what kombu keeps messages that were not acknowledged otherwise than is expected here, in words.
+
+    A message of its own is sent, received and acknowledged for this. Raises the broker's errors, when it cannot take
+    one at the moment for instance.
+    """
+    name = f"hub.probe.{uuid.uuid4().hex}"
+    with app.connection_for_write() as connection:
+        channel: Any = connection.default_channel
+        try:
+            kombu.Producer(channel).publish(b"", routing_key=name)
+            message = kombu.Queue(name)(channel).get()
+            return list(_differ(channel, message))
+        except (AttributeError, TypeError, LookupError, ValueError, ResponseError) as error:
+            if isinstance(error, ResponseError) and not str(error).startswith("WRONGTYPE"):
+                raise
+            return [f"{type(error).__name__}: {error}"]
+        finally:
+            with suppress(AttributeError):
+                channel.client.delete(name)
+
+
+def _differ(channel: Any, message: Any) -> Iterator[str]:
+    if message is None:
+        yield "a message that was sent cannot be received"
+        return
+    tag, qos, index = message.delivery_tag, channel.qos, channel.unacked_index_key
+    if tag not in qos._delivered.copy() or tag in qos._dirty.copy():
+        yield "a message is not among those delivered"
+    delivered_at = channel.client.zscore(index, tag)
+    if delivered_at is None or abs(time.time() - delivered_at) > CLOCK_SECONDS:
+        yield f"{index} does not have the time at which a message was delivered"
+    if message.channel is not channel or not callable(qos.restore_unacked):
+        yield "a message is not given back by its channel"
+    message.ack()
+    if tag in set(qos._delivered) - qos._dirty:
+        yield "a message that was acknowledged is among those delivered"
+    if channel.client.zscore(index, tag) is not None:
+        yield f"{index} has a message that was acknowledged"
 
 
 class LeasedTasks(bootsteps.StartStopStep):
@@ -39,6 +91,8 @@ class LeasedTasks(bootsteps.StartStopStep):
         options = self._app.conf.broker_transport_options or {}
         self._seconds = options.get("visibility_timeout", KOMBU_VISIBILITY_SECONDS) / RENEWED_PER_TIMEOUT
         self._channel: Any = None
+        # None for as long as it could not be tried.
+        self._knows_kombu: bool | None = None
         self._away = _Away()
         self._wake = threading.Event()
         self._ended = False
@@ -51,6 +105,10 @@ class LeasedTasks(bootsteps.StartStopStep):
     # Called by the consumer: at each connection, at each loss of one, and when the last task has ended.
 
     def start(self, consumer: Any) -> None:
+        if self._knows_kombu is None:
+            self._knows_kombu = self._try_kombu()
+        if self._knows_kombu is False:
+            return
         self._channel = channel = consumer.task_consumer.channel
         restore = channel.qos.restore_unacked
         channel.qos.restore_unacked = lambda *args, **kwargs: self._restore(consumer, channel.qos, restore)
@@ -61,7 +119,7 @@ class LeasedTasks(bootsteps.StartStopStep):
         self._wake.set()
 
     def stop(self, consumer: Any) -> None:
-        if consumer.blueprint.state == _RUN:
+        if self._knows_kombu is not False and consumer.blueprint.state == _RUN:
             self._away.begin()
 
     def terminate(self, consumer: Any) -> None:
@@ -73,6 +131,24 @@ class LeasedTasks(bootsteps.StartStopStep):
         self._wake.set()
         if self._thread is not None:
             self._thread.join(1)
+
+    def _try_kombu(self) -> bool | None:
+        try:
+            found = differences(self._app)
+        except (RedisError, OperationalError) as error:
+            logger.warning("whether this kombu lets tasks in hand have a lease could not be tried: %s", error)
+            return None
+        if found:
+            logger.error(
+                "tasks in hand have no lease, because kombu %s is not as this release of the hub knows it (%s): a task "
+                "that takes longer than %g s is begun a second time beside itself. Install the version of kombu that "
+                "requirements.lock has, or set visibility_timeout in CELERY_BROKER_TRANSPORT_OPTIONS to more seconds "
+                "than any task takes; those of a killed worker come back that much later.",
+                metadata.version("kombu"),
+                "; ".join(found),
+                self._seconds * RENEWED_PER_TIMEOUT,
+            )
+        return not found
 
     def _restore(self, consumer: Any, qos: Any, restore: Callable[[], Any]) -> Any:
         """Give messages back as the channel closes; those of running tasks only if the worker ends."""
