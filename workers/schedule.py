@@ -11,6 +11,7 @@ from notifications.progress.names import PRUNE_EVENTS
 SAMPLE_SYSTEM = "hub.sample_system"
 FAIL_LOST_TASKS = "hub.fail_lost_tasks"
 SEND_OVERDUE_TASKS = "hub.send_overdue_tasks"
+RELAY_EVENTS = "hub.relay_events"
 
 SCHEDULE: dict[str, dict[str, Any]] = {
     "sample the system": {
@@ -26,6 +27,11 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     },
     "find tasks that the broker lost": {
         "task": SEND_OVERDUE_TASKS,
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
+    "relay what dead processes left": {
+        "task": RELAY_EVENTS,
         "schedule": 60.0,
         "options": {"expires": 60.0},
     },

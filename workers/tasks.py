@@ -11,10 +11,11 @@ from notifications.dashboards.services import sample_system as take_sample
 from notifications.events.exceptions import LogUnavailable, UnknownTopic
 from notifications.events.logs import database
 from notifications.events.models import TopicHead
+from notifications.events.relay import relay_once
 from notifications.progress import LiveTask, exports, services
 from notifications.progress.names import EXPORT_HISTORY, PRUNE_EVENTS
 from workers.celery import app
-from workers.schedule import FAIL_LOST_TASKS, SAMPLE_SYSTEM, SEND_OVERDUE_TASKS
+from workers.schedule import FAIL_LOST_TASKS, RELAY_EVENTS, SAMPLE_SYSTEM, SEND_OVERDUE_TASKS
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,12 @@ def fail_lost_tasks() -> int:
 def send_overdue_tasks() -> int:
     """Send tasks again that wait in their rows and that the broker may have lost; returns how many."""
     return services.send_overdue()
+
+
+@app.task(name=RELAY_EVENTS)
+def relay_events() -> int:
+    """Publish durable events whose process died after its commit, also where no server runs; returns how many."""
+    return relay_once()
 
 
 @app.task(base=LiveTask, bind=True, name=PRUNE_EVENTS, **RETRIED)
