@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import tempfile
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ from notifications.events import (
 from notifications.events.event import Event, new_event
 from notifications.events.exceptions import InvalidEvent
 from notifications.events.logs import Draft, log_for
+from notifications.events.logs.base import Appended, Log
 from notifications.events.messages import event_of, group_of
 from notifications.events.selectors import history, position
 from notifications.events.services import aremove_history, remove_history
@@ -391,3 +394,29 @@ def test_removing_what_was_never_kept_changes_nothing(log: str) -> None:
     remove_history(topic="log:a")
 
     assert publish("log:a", "counted", 1).offset == 1
+
+
+class Waiting(Log):
+    """A log of somebody's own, whose answer nothing refers to but who waits for it."""
+
+    answer: weakref.ref[asyncio.Future[list[Appended]]]
+
+    async def aappend(self, drafts: Sequence[Draft]) -> list[Appended]:
+        future = asyncio.get_running_loop().create_future()
+        self.answer = weakref.ref(future)
+        return await future
+
+
+async def test_what_nobody_awaits_is_appended_all_the_same() -> None:
+    waiting = Waiting()
+    answers: asyncio.Queue[Appended | Exception] = asyncio.Queue()
+    appended = Appended(new_event(topic="open:1", type="message", data=1))
+
+    waiting.append_soon(Draft(resolve("open:1"), appended.event), answers.put_nowait)
+    await asyncio.sleep(0)
+    gc.collect()
+    answer = waiting.answer()
+    assert answer is not None
+    answer.set_result([appended])
+
+    assert await asyncio.wait_for(answers.get(), 5) == appended

@@ -67,6 +67,10 @@ class Read(NamedTuple):
 Done = Callable[[Appended | Exception], None]
 
 
+# The tasks that nobody awaits: a loop alone does not keep what runs on it from being collected as garbage.
+_appending: set[asyncio.Task[list[Appended]]] = set()
+
+
 def _outcome(ended: asyncio.Task[list[Appended]]) -> Appended | Exception:
     if ended.cancelled():
         return LogUnavailable("the event loop ends")
@@ -100,8 +104,14 @@ class Log(Protocol):
 
         Nobody awaits, so a log that can does it without a task.
         """
+
+        def ended(task: asyncio.Task[list[Appended]]) -> None:
+            _appending.discard(task)
+            done(_outcome(task))
+
         task = asyncio.get_running_loop().create_task(self.aappend([draft]))
-        task.add_done_callback(lambda ended: done(_outcome(ended)))
+        _appending.add(task)
+        task.add_done_callback(ended)
 
     def read(self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False) -> Page:
         """Kept events in order of their offsets: those after `since`, or from the oldest.
