@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs
 
@@ -12,6 +13,7 @@ from notifications.delivery.auth import Receive, Scope, Send, client_of, cookies
 from notifications.delivery.codes import CommandError, Disconnect
 from notifications.delivery.frames import unframed
 from notifications.delivery.identity import Identity
+from notifications.delivery.limits import Refusal
 from notifications.delivery.protocols.sse import RETRY_MILLISECONDS, SSE, StreamSession, decode_cursors, opening
 from notifications.delivery.responses import Problem, respond
 from notifications.delivery.subscription import Recovery
@@ -23,10 +25,14 @@ from notifications.events.exceptions import LogUnavailable
 logger = logging.getLogger(__name__)
 
 
-async def come_back(send: Send, reason: str) -> None:
-    """Answer an `EventSource` with a stream that ends at once: it comes back after that, but never after an error."""
+async def come_back(send: Send, reason: str, *, seconds: float = 0.0) -> None:
+    """Answer an `EventSource` with a stream that ends at once: it comes back after that, but never after an error.
+
+    It does so after the usual time, or after `seconds` where those are more.
+    """
+    retry = max(RETRY_MILLISECONDS, math.ceil(1000 * seconds))
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-    await send({"type": "http.response.body", "body": f"retry: {RETRY_MILLISECONDS}\n: {reason}\n\n".encode()})
+    await send({"type": "http.response.body", "body": f"retry: {retry}\n: {reason}\n\n".encode()})
 
 
 Identify = Callable[[Scope], Awaitable[Identity | None]]
@@ -43,6 +49,18 @@ _STATUS = {
 
 async def _refuse(scope: Scope, send: Send, status: int, detail: str) -> None:
     await respond(scope, send, Problem(status, detail).response)
+
+
+def _is_event_source(scope: Scope) -> bool:
+    return "text/event-stream" in header(scope, b"accept")
+
+
+class Refused(Exception):
+    """The process takes no further session now."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
 
 
 class EventStream:
@@ -68,9 +86,15 @@ class EventStream:
             transport = AsgiStreamTransport(scope, send, receiving, unframed)
             session, recoveries = await self._open(scope, transport, topics, query)
             await self._stream(session, transport, recoveries, receiving)
+        except Refused as error:
+            refusal = error.refusal
+            if _is_event_source(scope):
+                await come_back(send, refusal.reason, seconds=refusal.seconds)
+                return
+            await respond(scope, send, Problem(refusal.status, refusal.reason, headers=refusal.headers).response)
         except CommandError as error:
             status = _STATUS.get(error.code, 503)
-            if status == 503 and "text/event-stream" in header(scope, b"accept"):
+            if status == 503 and _is_event_source(scope):
                 await come_back(send, error.detail or error.code.reason)
                 return
             await _refuse(scope, send, status, error.detail or f"{error.code.reason} (topic: {', '.join(topics)})")
@@ -91,7 +115,7 @@ class EventStream:
         switchboard = await current_switchboard()
         refusal = switchboard.refusal()
         if refusal is not None:
-            raise CommandError(codes.INTERNAL, refusal.reason)
+            raise Refused(refusal)
         last = header(scope, b"last-event-id") or query.get("since", query.get("lastEventId", [""]))[0]
         cursors = decode_cursors(last, topics)
         session = StreamSession(switchboard, SSE, transport, identity, **client_of(scope))

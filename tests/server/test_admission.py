@@ -50,13 +50,20 @@ async def refusal(hub: Hub) -> tuple[int, bool]:
     return response.status_code, int(response.headers["retry-after"]) >= 1
 
 
+async def stream_refusal(hub: Hub) -> tuple[int, bool]:
+    """The same of a stream of events."""
+    async with httpx.AsyncClient() as client:
+        response = await client.get(f"{hub.url}/events", params={"topic": "chat:lobby"})
+    assert response.headers["content-type"] == "application/problem+json"
+    return response.status_code, int(response.headers["retry-after"]) >= 1
+
+
 async def test_a_full_process_refuses_sessions_until_one_has_gone(limited_hub: Make) -> None:
     hub = limited_hub(HUB_MAX_SESSIONS="2")
 
     async with connect(url(hub)), connect(url(hub)):
         assert await refusal(hub) == (503, True)
-        async with httpx.AsyncClient() as client:
-            assert (await client.get(f"{hub.url}/events?topic=chat:lobby")).status_code == 503
+        assert await stream_refusal(hub) == (503, True)
     async with asyncio.timeout(10):
         while True:
             try:
@@ -71,6 +78,19 @@ async def test_connections_that_come_too_quickly_are_refused(limited_hub: Make) 
 
     async with connect(url(hub)):
         assert await refusal(hub) == (429, True)
+        assert await stream_refusal(hub) == (429, True)
+
+
+async def test_an_event_source_is_told_when_to_come_back(limited_hub: Make) -> None:
+    hub = limited_hub(HUB_MAX_SESSIONS="1")
+    events = {"url": f"{hub.url}/events?topic=chat:lobby", "headers": {"accept": "text/event-stream"}}
+
+    async with connect(url(hub)), httpx.AsyncClient() as client:
+        response = await client.get(**events)
+
+    # No error, after which it would never come back.
+    assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream")
+    assert response.text == "retry: 5000\n: this process has as many sessions as it takes; try another\n\n"
 
 
 def framed(*commands: client_pb2.Command) -> bytes:

@@ -228,7 +228,7 @@ async def test_sessions_are_closed_over_the_window_and_served_until_then(start: 
         code = await server.ended()
 
     assert ready.json()["checks"]["switchboard"] == "the process is stopping"
-    assert refused == {"websocket": (503, "5"), "http_stream": (503, "5"), "events": (200, "retry: 3000")}
+    assert refused == {"websocket": (503, "5"), "http_stream": (503, "5"), "events": (200, "retry: 5000")}
     assert {(end.code, end.reason) for end in ended} == {SHUTDOWN}
     after = sorted(end.at - begun for end in ended)
     assert sum(at > told - begun for at in after) > 20
