@@ -17,11 +17,13 @@ from pytest_django import Settings
 
 from notifications.delivery.switchboard import current_switchboard
 from notifications.events import Cursor, apublish, publish
+from notifications.events.exceptions import LogUnavailable
 from notifications.events.logs.epochs import begin_epoch, notice_restore
 from notifications.events.models import StoredEvent, TopicHead
 from notifications.events.relay import Relay
 from notifications.events.selectors import position
 from notifications.testing.client import HubClient
+from tests.events.outbox import kept, leave_behind
 from tests.servers import RedisServer, redis_server_binary, required
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -261,7 +263,86 @@ async def test_a_flushed_redis_and_a_new_connection_change_an_epoch_once(
     assert after.cursor == Cursor(2, begun.epoch)
 
 
+# What a client says of where it was. It is told at once when the log is not there, and believed in nothing else: an
+# epoch that begins makes every client of the durable topics read anew, which is not for one of them to bring about.
+
+BEYOND = [4, 1_000, 2**63 - 1]
+
+
+@pytest.fixture(params=["memory", "redis", "database"])
+def kept_topic(request: pytest.FixtureRequest) -> str:
+    """A topic whose events are kept in each of the logs."""
+    if request.param == "redis":
+        request.getfixturevalue("own_redis")
+    return "ledger:1" if request.param == "database" else "open:1"
+
+
+@pytest.mark.parametrize("offset", BEYOND)
+async def test_a_cursor_beyond_the_log_is_not_recovered(hub_client: Connect, kept_topic: str, offset: int) -> None:
+    cursor = await published(kept_topic, 3)
+    client = await hub_client()
+
+    result = await client.subscribe(kept_topic, since=Cursor(offset, cursor.epoch))
+    after = await apublish(kept_topic, "message", "next")
+    push = await client.next_publication(kept_topic)
+
+    assert (result.get("recovered", False), result["offset"], result["epoch"]) == (False, 3, cursor.epoch)
+    assert result.get("publications", []) == []
+    assert (push["offset"], after.cursor) == (4, Cursor(4, cursor.epoch))
+
+
+async def test_cursors_that_were_made_up_are_nobody_elses_concern(hub_client: Connect, kept_topic: str) -> None:
+    watching, inventing, resuming = [await hub_client() for _ in range(3)]
+    await watching.subscribe(kept_topic)
+    cursor = await published(kept_topic, 3)
+    seen = [(await watching.next_publication(kept_topic))["offset"] for _ in range(3)]
+
+    for offset in BEYOND * 3:
+        invented = await inventing.subscribe(kept_topic, since=Cursor(offset, cursor.epoch))
+        assert not invented.get("recovered", False)
+        await inventing.command("unsubscribe", channel=kept_topic)
+    resumed = await resuming.subscribe(kept_topic, since=Cursor(1, cursor.epoch))
+    after = await apublish(kept_topic, "message", "next")
+    push = await watching.next_push()
+
+    assert seen == [1, 2, 3]
+    assert resumed["recovered"] is True
+    assert [found["offset"] for found in resumed["publications"]] == [2, 3]
+    # The next thing that the others hear of the topic is its next event, in the same epoch.
+    assert (push["channel"], push["pub"]["offset"]) == (kept_topic, 4)
+    assert after.epoch == cursor.epoch
+
+
 # The database.
+
+
+async def test_a_database_that_was_put_back_while_all_was_stopped_tells_who_comes_before_it_has_grown(
+    hub_client: Connect,
+) -> None:
+    cursor = await published("ledger:1", 6)
+    await asyncio.to_thread(put_back, 3)
+
+    client = await hub_client()
+    result = await client.subscribe("ledger:1", since=cursor)
+    other = await published("ledger:1", 5)
+    received = [(await client.next_publication("ledger:1"))["offset"] for _ in range(5)]
+
+    assert (result.get("recovered", False), result["offset"]) == (False, 3)
+    assert (received, other.offset) == ([4, 5, 6, 7, 8], 8)
+
+
+async def test_newepoch_before_the_start_tells_who_comes_after_it_has_grown(hub_client: Connect) -> None:
+    cursor = await published("ledger:1", 6)
+    await asyncio.to_thread(put_back, 3)
+
+    await asyncio.to_thread(call_command, "newepoch", stdout=StringIO())
+    other = await published("ledger:1", 5)
+    client = await hub_client()
+    result = await client.subscribe("ledger:1", since=cursor)
+
+    assert (cursor.offset, other.offset) == (6, 8)
+    assert (result.get("recovered", False), result["offset"]) == (False, 8)
+    assert result["epoch"] == other.epoch != cursor.epoch
 
 
 async def test_subscribers_are_told_when_rows_are_put_back(hub_client: Connect, settings: Settings) -> None:
@@ -288,7 +369,17 @@ def put_back(offset: int) -> None:
     TopicHead.objects.filter(pk="ledger:1").update(offset=offset)
 
 
-def test_a_database_that_was_put_back_is_noticed_by_what_redis_remembers(own_redis: OwnRedis) -> None:
+@pytest.fixture(params=["redis", "file"])
+def remembering(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> None:
+    """A hub that remembers in Redis, or in a file, how far the durable log has come."""
+    if request.param == "redis":
+        request.getfixturevalue("own_redis")
+    else:
+        settings.HUB_SOCKET = str(tmp_path / "hub.sock")
+
+
+@pytest.mark.usefixtures("remembering")
+def test_a_database_that_was_put_back_is_noticed_by_what_is_remembered() -> None:
     for number in range(6):
         before = publish("ledger:1", "message", number)
     noticed = [notice_restore()]
@@ -303,7 +394,8 @@ def test_a_database_that_was_put_back_is_noticed_by_what_redis_remembers(own_red
     assert after.epoch != before.epoch
 
 
-def test_a_hub_that_starts_over_older_data_begins_a_new_epoch(own_redis: OwnRedis) -> None:
+@pytest.mark.usefixtures("remembering")
+def test_a_hub_that_starts_over_older_data_begins_a_new_epoch() -> None:
     for number in range(6):
         before = publish("ledger:1", "message", number)
     Relay().look()
@@ -314,7 +406,8 @@ def test_a_hub_that_starts_over_older_data_begins_a_new_epoch(own_redis: OwnRedi
     assert publish("ledger:1", "message", "other").epoch != before.epoch
 
 
-def test_a_new_epoch_is_not_taken_for_older_data(own_redis: OwnRedis) -> None:
+@pytest.mark.usefixtures("remembering")
+def test_a_new_epoch_is_not_taken_for_older_data() -> None:
     publish("ledger:1", "message", 1)
     notice_restore()
     put_back(0)
@@ -333,6 +426,29 @@ def test_a_redis_that_lost_its_memory_changes_nothing_of_the_database(own_redis:
 
     assert not notice_restore()
     assert publish("ledger:1", "message", 1).epoch == before.epoch
+
+
+@pytest.mark.parametrize("content", ["", "epoch", "epoch number\n", "of another 100 words"])
+def test_a_file_that_says_nothing_changes_nothing(settings: Settings, tmp_path: Path, content: str) -> None:
+    settings.HUB_SOCKET = str(tmp_path / "hub.sock")
+    (tmp_path / "hub.reached").write_text(content)
+    event = publish("ledger:1", "message", 1)
+
+    assert not notice_restore()
+    assert (tmp_path / "hub.reached").read_text() == f"{event.epoch} 1\n"
+
+
+def test_a_file_that_cannot_be_written_is_no_reason_not_to_relay(settings: Settings, tmp_path: Path) -> None:
+    settings.HUB_SOCKET = str(tmp_path / "missing" / "hub.sock")
+    leave_behind("ledger:1", "left")
+    relay = Relay()
+
+    with pytest.raises(LogUnavailable, match=r"hub\.reached cannot be written"):
+        notice_restore()
+    for _ in range(2):
+        relay.look()
+
+    assert kept("ledger:1") == [(1, "left")]
 
 
 async def test_newepoch_tells_every_client_of_durable_topics(hub_client: Connect, settings: Settings) -> None:

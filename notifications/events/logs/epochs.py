@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
-from typing import Any
 
 from django.db import transaction
 from django.db.models import Sum
 
-from notifications.events import conf
 from notifications.events.event import Cursor
 from notifications.events.logs.numbering import current_epoch, database
+from notifications.events.logs.reached import Reached, memory
 from notifications.events.models import LogEpoch, TopicHead, new_epoch
-from notifications.events.redis_clients import sync_client, translated_errors
 
 logger = logging.getLogger(__name__)
-
-_REACHED = (Path(__file__).parent / "reached.lua").read_text()
-_REACHED_KEY = "hub:reached"
 
 
 def begin_epoch() -> str:
@@ -39,27 +33,26 @@ def begin_epoch_unless_at(topic: str, lost: Cursor) -> Cursor:
 
 
 def notice_restore() -> bool:
-    """Begin a new epoch when Redis remembers more durable events than the database has; True when it did.
+    """Begin a new epoch when more durable events are remembered than the database has; True when it did.
 
-    Otherwise Redis is told how many there are. Without a Redis nobody knows. Raises LogUnavailable.
+    Otherwise what it has is remembered. Without a Redis or a socket there is no place for that, and nobody knows.
+    Raises LogUnavailable.
     """
-    if not conf.get("HUB_REDIS_URL"):
+    remembering = memory()
+    if remembering is None:
         return False
-    with translated_errors():
-        # Before the database is asked, whose number only grows: another process may write a later one meanwhile.
-        remembered: Any = sync_client().hmget(_REACHED_KEY, "e", "n")
-    epoch, reached = (remembered[0] or b"").decode(), int(remembered[1] or 0)
+    # Before the database is asked, whose number only grows: another process may write a later one meanwhile.
+    known = remembering.recall()
     value, number = current_epoch(), _numbered()
-    restored = value == epoch and number < reached
+    restored = value == known.epoch and number < known.number
     if restored:
         with transaction.atomic(using=database()):
             current = _locked()
-            if current.value != epoch:
+            if current.value != known.epoch:
                 return False  # another process has noticed as well
             value = _begin(current)
-        logger.warning("%d durable events are gone: the database was put back to older data", reached - number)
-    with translated_errors():
-        sync_client().eval(_REACHED, 1, _REACHED_KEY, value, number)
+        logger.warning("%d durable events are gone: the database was put back to older data", known.number - number)
+    remembering.remember(Reached(value, number))
     return restored
 
 
