@@ -111,6 +111,8 @@ class RecentEvents:
         """
         live, reached = self._live, self._live.position or Cursor()
         page, reads = self._kept, 0
+        if page is not None and offset > page.position.offset:
+            page = None  # what a client knows of another process is news here, or made up: the log is asked once
         while page is None or not page.serves(offset, reached):
             if page is not None and reads > 0 and live.position is not None and live.position.epoch != reached.epoch:
                 break

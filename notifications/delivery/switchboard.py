@@ -210,7 +210,7 @@ class Switchboard:
         self.wheel.discard(session)
         self.expiries.discard(session)
         self.housekeeping.roster_changed(session)
-        self.emulated.pop(getattr(session.state, "secret", ""), None)
+        session.protocol.closed(session)
         known = self.sessions_of_user.get(session.identity.user)
         if known is not None:
             known.discard(session)

@@ -21,8 +21,9 @@ from notifications.delivery.identity import ANONYMOUS
 from notifications.delivery.protocols.centrifuge import CENTRIFUGE
 from notifications.delivery.session import Session
 from notifications.delivery.switchboard import Switchboard, current_switchboard, stop_current
-from notifications.events import Cursor, Topic, apublish, durable, threads, window
+from notifications.events import Cursor, Topic, apublish, durable, messenger, threads, window
 from notifications.events.event import encode, new_event
+from notifications.events.messages import group_of
 from notifications.events.models import StoredEvent, TopicHead
 from notifications.events.threads import executor
 from notifications.events.topics import registry
@@ -291,6 +292,22 @@ async def test_a_storm_on_durable_topics_of_their_own_makes_few_queries(
 
     assert len(queries) < 40
     assert [client.missed for client in clients] == [after(index % 3, head=missed) for index in range(len(names))]
+
+
+async def test_who_is_ahead_of_this_process_is_not_told_of_a_loss(
+    log_reads: LogReads, switchboard: Switchboard
+) -> None:
+    epoch = await published("stream:1")
+    before = Returning(switchboard, "stream:1", Cursor(HEAD - 1, epoch))
+    await answered([before])
+    # Another process has handed an event on that this one has not heard of yet.
+    await messenger.layer().group_discard(group_of("stream:1"), switchboard.channel)
+    await published("stream:1", 1)
+
+    ahead = Returning(switchboard, "stream:1", Cursor(HEAD + 1, epoch))
+    await answered([ahead])
+
+    assert (ahead.recovered, ahead.missed) == (True, [])
 
 
 async def test_a_storm_on_a_cache_reads_it_once(log_reads: LogReads, switchboard: Switchboard) -> None:

@@ -72,6 +72,10 @@ class WireProtocol(Protocol):
         """A last payload before the session is closed with a code, or None."""
         ...
 
+    def closed(self, session: Session) -> None:
+        """The session has ended."""
+        ...
+
 
 class AskedTopicsOnly:
     """What protocols have in common that know nothing but the topics their client asked for, and speak text."""
@@ -87,3 +91,6 @@ class AskedTopicsOnly:
 
     def prolonged(self, session: Session) -> None:
         """The client has nothing to do about it."""
+
+    def closed(self, session: Session) -> None:
+        """There is nothing to give back."""

@@ -83,6 +83,10 @@ class CentrifugeProtocol(CentrifugePushes):
     def opened(self, session: Session) -> None:
         """Nothing is sent before the client's connect command."""
 
+    def closed(self, session: Session) -> None:
+        if session.state.secret:
+            del session.switchboard.emulated[session.state.secret]
+
     def received(self, session: Session, data: bytes | str) -> None:
         if isinstance(data, bytes) and not self.binary:
             raise Disconnect(codes.INAPPROPRIATE_PROTOCOL)
