@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.browser.conftest import OpenPage
 from tests.browser.test_pages import alertmanager, post
@@ -81,6 +82,23 @@ async def test_a_task_that_is_not_whole_is_ignored(open_page: OpenPage) -> None:
 
     await expect(page.locator("hub-tasks").get_by_text("task1")).to_be_visible()
     await expect(page.locator("hub-tasks").get_by_text("lost")).to_have_count(0)
+
+
+async def test_tasks_that_were_printed_without_a_position_are_loaded_again(open_page: OpenPage) -> None:
+    page = await live(await open_page("admin", "/tasks/"))
+    state = {"tasks": [a_task(1, "progress") | {"name": "over since"}], "cursor": None}
+    printed = f"document.querySelector('hub-tasks script').textContent = {json.dumps(json.dumps(state))};"
+
+    async def blind(route: Route) -> None:
+        answer = await route.fetch()
+        await route.fulfill(response=answer, body=printed + await answer.text())
+
+    await page.route("**/hub.js", blind)
+    async with page.expect_request(lambda request: request.resource_type == "fetch" and "/tasks/" in request.url):
+        await page.reload()
+
+    await live(page)
+    await expect(page.locator("hub-tasks").get_by_text("over since")).to_have_count(0)
 
 
 async def test_a_page_does_not_grow_with_what_is_over(open_page: OpenPage) -> None:

@@ -16,9 +16,10 @@ export type TopicState = "idle" | "subscribing" | "live" | "refused";
 export interface Follower {
   /**
    * Position that the follower's data already contains: it is sent what came after. Left out, it is the one that the
-   * page's view took (`with_cursors`), while the page opens; null is the present.
+   * page's view took (`with_cursors`), while the page opens; null is the present. Where nobody could tell the position
+   * the data is loaded again.
    */
-  since?: Cursor | null;
+  since?: Cursor | null | "unknown";
   /** Asks the server for join and leave events. */
   presence?: boolean;
   /** `live` is false for what was published before it came here: recovered, read from the history, or held back. */
@@ -38,7 +39,7 @@ interface Slot {
   follower: Follower;
   offset: number | null;
   epoch: string;
-  /** The page's view could not take a cursor: what its data lacks is not known. */
+  /** What its data lacks is not known. */
   astray: boolean;
   /** Events that wait until the follower's state is loaded; null while it is up to date. */
   waiting: HubEvent[] | null;
@@ -86,13 +87,9 @@ export class Topic {
 
   follow(follower: Follower): () => void {
     const since = follower.since === undefined ? this.#opening() : follower.since;
-    const slot: Slot = {
-      follower,
-      offset: since?.offset ?? null,
-      epoch: since?.epoch ?? "",
-      astray: since === undefined,
-      waiting: null,
-    };
+    const astray = since === "unknown";
+    const cursor = astray ? null : since;
+    const slot: Slot = { follower, offset: cursor?.offset ?? null, epoch: cursor?.epoch ?? "", astray, waiting: null };
     this.#slots.add(slot);
     if (this.state === "live") void this.#join(slot);
     else this.#start();
@@ -146,11 +143,11 @@ export class Topic {
 
   /**
    * The cursor of the page's view, for those who follow while the page opens: who comes to a topic later, when it has
-   * been live, begins at the present. Null where the view took none, undefined where it could not.
+   * been live, begins at the present.
    */
-  #opening(): Cursor | null | undefined {
+  #opening(): Cursor | null | "unknown" {
     if (!cursors.has(this.name) || (this.#wasLive && document.readyState === "complete")) return null;
-    return cursors.get(this.name) ?? undefined;
+    return cursors.get(this.name) ?? "unknown";
   }
 
   // One microtask later, so that all followers of a page are known and the lowest cursor serves them all.

@@ -105,7 +105,8 @@ export class HubTasks extends HubElement {
     const printed = this.printedState<TasksState>();
     if (printed && !this.loaded) this.#load(printed);
     const source = this.follow(this.topic, {
-      since: printed?.cursor ?? null,
+      // Rows were printed without a position when the topic's log could not be reached.
+      since: printed ? (printed.cursor ?? "unknown") : null,
       event: (event) => {
         if (event.type.startsWith("task.")) this.#put(event.data);
       },
