@@ -143,7 +143,8 @@ class LiveTopic:
         elif event.offset == self.position.offset + 1:
             self._fan_out(event, exclude)
         elif event.offset > self._explained:
-            self.repair()  # an offset that was given before: the log may have been put back to older data
+            # An offset that was given before: the log may have been put back to older data, and nothing is missing yet.
+            self.repair(until=self.position.offset)
 
     def _arrive_pending(self) -> None:
         pending, self.pending = self.pending, []
@@ -244,6 +245,8 @@ class LiveTopic:
         if page.position == self.position:
             self._keep_following()
             return True
+        if until is not None and page.position.epoch == self.position.epoch and until <= self.position.offset:
+            return True  # what was published since is announced, and looked at when this ends
         if page.position.epoch != self.position.epoch or not page.events:
             self.reset(page.position)
             return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable
 from itertools import takewhile
@@ -127,7 +128,8 @@ class RecentEvents:
         """The page of the read that is on its way, or of the next one, which reaches back to `offset`."""
         if self._reading is None:
             self._reading = asyncio.get_running_loop().create_future()
-            self._live.switchboard.spawn(self._perform(self._reading))
+            performing = self._live.switchboard.spawn(self._perform(self._reading))
+            performing.add_done_callback(functools.partial(_never_begun, self._reading))
         self._wanted = offset if self._wanted is None else min(self._wanted, offset)
         return await asyncio.shield(self._reading)
 
@@ -171,6 +173,13 @@ class RecentEvents:
     def _forget(self, page: SharedPage) -> None:
         if self._kept is page:
             self._kept = None
+
+
+def _never_begun(reading: asyncio.Future[SharedPage], performing: asyncio.Task[None]) -> None:
+    """Tell those who wait for a read that was cancelled before its first step."""
+    if not reading.done():
+        reading.set_exception(LogUnavailable("the process stops"))
+        reading.exception()  # they may have gone meanwhile
 
 
 class ReadRounds:

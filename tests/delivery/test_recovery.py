@@ -23,10 +23,11 @@ from notifications.delivery.session import Session
 from notifications.delivery.switchboard import Switchboard, current_switchboard, stop_current
 from notifications.events import Cursor, Topic, apublish, durable, messenger, threads, window
 from notifications.events.event import encode, new_event
-from notifications.events.messages import group_of
+from notifications.events.logs import log_for
+from notifications.events.messages import event_message, group_of
 from notifications.events.models import StoredEvent, TopicHead
 from notifications.events.threads import executor
-from notifications.events.topics import registry
+from notifications.events.topics import registry, resolve
 from notifications.testing.client import HubClient, MemoryTransport
 from tests.servers import RedisServer, redis_server_binary, required
 
@@ -292,6 +293,40 @@ async def test_a_storm_on_durable_topics_of_their_own_makes_few_queries(
 
     assert len(queries) < 40
     assert [client.missed for client in clients] == [after(index % 3, head=missed) for index in range(len(names))]
+
+
+@pytest.mark.parametrize("turns", range(10))
+async def test_a_process_that_stops_while_the_log_is_read_leaves_no_command_waiting(turns: int) -> None:
+    epoch = await published("short:1", 1)
+    client = Returning(await current_switchboard(), "short:1", Cursor(0, epoch))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    await stop_current()
+
+    if client.session._task is not None:
+        done, _ = await asyncio.wait([client.session._task], timeout=5)
+        assert done
+
+
+async def test_an_announcement_that_comes_twice_costs_nobody_an_event(
+    log_reads: LogReads, switchboard: Switchboard
+) -> None:
+    client = Returning(switchboard, "short:1", Cursor())
+    await answered([client])
+    await published("short:1", 1)
+    await until(lambda: client.look() and client.live == [1])
+    (event,) = (await log_for(resolve("short:1").retention).aread(resolve("short:1"), since=None, limit=1)).events
+    again = event_message(event, encode(event), None)
+
+    # More is published beside it than the topic keeps.
+    number = 13
+    publishing = (apublish("short:1", "message", index) for index in range(number))
+    await asyncio.gather(messenger.layer().group_send(group_of("short:1"), again), *publishing)
+    await until(lambda: client.look() and len(client.live) > number)
+
+    assert client.got == list(range(1, number + 2))
+    assert all("unsubscribe" not in push for push in client.pushes)
 
 
 async def test_who_is_ahead_of_this_process_is_not_told_of_a_loss(
