@@ -8,8 +8,10 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 from channels.layers import channel_layers, get_channel_layer
@@ -131,6 +133,17 @@ def test_what_was_published_is_read_again(log: str) -> None:
     assert events == [
         Event(topic="log:a", type="order.paid", data={"amount": "12.50", "ünï": ["✓", None, 1.5]}, key="order-1")
     ]
+
+
+def test_a_publisher_whose_clock_is_behind_loses_nothing(log: str) -> None:
+    topic, event = resolve("log:a"), new_event(topic="log:a", type="message", data="late")
+    assert event.time is not None
+    late = msgspec.structs.replace(event, time=event.time - timedelta(hours=2))
+
+    log_for(topic.retention).append([Draft(topic, late)])
+    publish("log:a", "message", "in time")
+
+    assert [found.data for found in history("log:a")[0]] == ["late", "in time"]
 
 
 def test_reading_goes_on_after_a_cursor(log: str) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import redis
 from channels.layers import channel_layers, get_channel_layer
@@ -97,16 +95,6 @@ async def test_each_append_returns_its_own_offset(log: Log) -> None:
     assert [[one.event.offset for one in pair] for pair in appended] == [[n, n] for n in range(1, 101)]
     assert [[one.event.topic for one in pair] for pair in appended] == [["long:a", "long:b"]] * 100
     assert len({one.event.epoch for pair in appended for one in pair}) == 2
-
-
-async def test_a_publisher_whose_clock_is_behind_loses_nothing(log: Log) -> None:
-    event = draft(1).event
-    assert event.time is not None
-    late = msgspec.structs.replace(event, time=event.time - timedelta(hours=2))
-
-    await log.aappend([Draft(resolve("long:a"), late), draft(2)])
-
-    assert await read(log) == [1, 2]
 
 
 async def test_what_is_too_old_is_removed_and_hides_nothing_newer(server: RedisServer, topic: None) -> None:

@@ -26,7 +26,8 @@ class _Stream:
         self.retention = retention
         self.epoch = secrets.token_hex(4)
         self.offset = 0
-        self.events: deque[EncodedEvent] = deque()
+        # With when they were appended: what a clock says that is set meanwhile is not how old they are.
+        self.events: deque[tuple[float, EncodedEvent]] = deque()
         self.touched = time.monotonic()
         self.version = 0
         self.version_epoch = ""
@@ -72,8 +73,8 @@ class MemoryLog(Log):
                 stream.offset += 1
                 stream.touched = now
                 event = at_position(event, offset=stream.offset, epoch=stream.epoch)
-                stream.events.append(event)
-                self._trim(stream)
+                stream.events.append((now, event))
+                self._trim(stream, now)
             else:
                 event = at_position(event, offset=0, epoch="")
             if draft.idempotency_key is not None:
@@ -95,11 +96,11 @@ class MemoryLog(Log):
             stream = self._streams[topic.name] = _Stream(topic.retention)
         return stream
 
-    def _trim(self, stream: _Stream) -> None:
+    def _trim(self, stream: _Stream, now: float) -> None:
         size, seconds = stream.retention.size, stream.retention.seconds
         while stream.events and (
             (size is not None and len(stream.events) > size)
-            or (seconds is not None and _age(stream.events[0]) > seconds)
+            or (seconds is not None and now - stream.events[0][0] > seconds)
         ):
             stream.events.popleft()
 
@@ -112,15 +113,16 @@ class MemoryLog(Log):
         unused = now - conf.get("HUB_POSITION_TTL_SECONDS")
         self._streams = {name: stream for name, stream in self._streams.items() if stream.touched > unused}
         for stream in self._streams.values():
-            self._trim(stream)
+            self._trim(stream, now)
 
     def read(self, topic: ResolvedTopic, *, since: Cursor | None, limit: int | None, reverse: bool = False) -> Page:
         with self._lock:
-            self._sweep(time.monotonic())
+            now = time.monotonic()
+            self._sweep(now)
             stream = self._stream(topic)
-            self._trim(stream)
+            self._trim(stream, now)
             position = Cursor(stream.offset, stream.epoch)
-            events = list(stream.events)
+            events = [event for _, event in stream.events]
         if reverse:
             events = [event for event in reversed(events) if since is None or (event.offset or 0) < since.offset]
         elif since is not None:
@@ -146,7 +148,3 @@ class MemoryLog(Log):
 
     async def aremove(self, topic: ResolvedTopic) -> None:
         self.remove(topic)
-
-
-def _age(event: EncodedEvent) -> float:
-    return 0.0 if event.time is None else time.time() - event.time.timestamp()
