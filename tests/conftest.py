@@ -14,6 +14,10 @@ from notifications.events import logs, threads
 from tests.servers import Hub, RedisServer, redis_server_binary, required
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run chaos and storms for minutes, with thousands of sockets")
+
+
 @pytest.fixture(autouse=True)
 def _fresh_memory() -> Iterator[None]:
     """Logs, presence and leases in memory, as a process has them that has just started."""

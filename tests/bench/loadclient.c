@@ -77,9 +77,9 @@ static struct {
     const char *path, *publisher_path, *headers, *publisher_headers, *ready, *publisher_ready;
     const char *preamble, *publisher_preamble, *publication, *host, *protocol;
     enum { WEBSOCKET, HTTP, TCP } publisher;
-    char **preamble_of, **headers_of; /* one per connection, from a file in which each is ended by NUL */
-    int preamble_count, header_count;
-    int topics, publishers, payload, concurrency;
+    char **preamble_of, **headers_of, **ready_of; /* one per connection, from a file in which each is ended by NUL */
+    int preamble_count, header_count, marker_count;
+    int topics, publishers, payload, concurrency, again;
     int64_t patience;
 } options;
 
@@ -99,7 +99,7 @@ static struct {
     enum phase kind;
     int64_t start, end, due, period, gap, last_progress, cpu_start, last_delivery;
     uint64_t limit, in_flight, published, completed, expected, received, duplicates, reordered, foreign;
-    uint64_t answers, refused, closed;
+    uint64_t answers, refused, closed, again;
     int window;
 } phase;
 
@@ -296,10 +296,16 @@ static void look_for_error(const char *data, size_t length) {
     note("", data, length);
 }
 
+/* What tells that a connection is ready, or NULL when the handshake does. */
+static const char *marker_of(const struct connection *c) {
+    if (c->role == PUBLISHER) return options.publisher_ready;
+    return options.marker_count ? options.ready_of[c->index % options.marker_count] : options.ready;
+}
+
 /* A part of a data frame's payload. */
 static void payload_part(struct connection *c, const char *data, size_t length, int64_t now) {
     if (c->stage == PREPARING) {
-        const char *marker = c->role == PUBLISHER ? options.publisher_ready : options.ready;
+        const char *marker = marker_of(c);
         append(&c->in, data, length);
         if (memmem(c->in.data, c->in.length, "\"error\"", 7)) drop(c, "refused: ");
         else if (memmem(c->in.data, c->in.length, marker, strlen(marker))) become_ready(c);
@@ -434,7 +440,7 @@ static void upgraded(struct connection *c, const char *data, size_t length, int6
     }
     release(&text);
     if (c->stage != CLOSED) {
-        if (c->role == PUBLISHER ? options.publisher_ready != NULL : options.ready != NULL) c->stage = PREPARING;
+        if (marker_of(c)) c->stage = PREPARING;
         else become_ready(c);
         frames(c, rest.data, rest.length, now);
     }
@@ -476,10 +482,23 @@ static void http_answer(struct connection *c, const char *data, size_t length, i
     }
 }
 
+static void open_connection(struct connection *c, enum role role, uint32_t index);
+
+/* A connection broke: one that was not let in yet may be opened again, as clients do. */
+static void broke(struct connection *c, const char *reason) {
+    if (c->stage >= READY || c->role != SUBSCRIBER || !options.again) { drop(c, reason); return; }
+    options.again--;
+    phase.again++;
+    close(c->fd);
+    release(&c->in);
+    release(&c->out);
+    open_connection(c, SUBSCRIBER, c->index);
+}
+
 static void readable(struct connection *c) {
     ssize_t length = recv(c->fd, read_buffer, sizeof read_buffer, 0);
     if (length < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    if (length <= 0) { drop(c, length ? strerror(errno) : "the server hung up"); return; }
+    if (length <= 0) { broke(c, length ? strerror(errno) : "the server hung up"); return; }
     int64_t now = now_ns();
     if (c->role == PUBLISHER && options.publisher == TCP) nats_publisher(c, read_buffer, length);
     else if (c->role == PUBLISHER && options.publisher == HTTP) http_answer(c, read_buffer, length, now);
@@ -596,6 +615,7 @@ static void finish(void) {
     report("ready", ready_count);
     report("failed", failed_count);
     report("closed", phase.closed);
+    report("again", phase.again);
     if (loops()) {
         report("published", phase.published);
         report("completed", phase.completed);
@@ -804,6 +824,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(name, "--preamble")) options.preamble = value;           /* first frame of a subscriber */
         else if (!strcmp(name, "--preamble-file")) options.preamble_of = entries(value, 0, &options.preamble_count);
         else if (!strcmp(name, "--ready")) options.ready = value;                 /* what the server says then */
+        else if (!strcmp(name, "--ready-file")) options.ready_of = entries(value, 0, &options.marker_count);
         else if (!strcmp(name, "--publisher")) options.publisher = publisher_of(value); /* ws, http or tcp */
         else if (!strcmp(name, "--publisher-path")) options.publisher_path = value;
         else if (!strcmp(name, "--publisher-headers")) options.publisher_headers = value;
@@ -814,6 +835,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(name, "--topics")) options.topics = atoi(value);
         else if (!strcmp(name, "--payload")) options.payload = atoi(value);       /* bytes */
         else if (!strcmp(name, "--concurrency")) options.concurrency = atoi(value); /* handshakes at a time */
+        else if (!strcmp(name, "--again")) options.again = atoi(value);           /* attempts after those that broke */
         else if (!strcmp(name, "--patience")) options.patience = atof(value) * 1e9; /* seconds until the rest is lost */
         else if (!strcmp(name, "--protocol")) options.protocol = value;           /* whose pings are to be answered */
         else die("unknown option %s", name);
@@ -870,7 +892,7 @@ int main(int argc, char **argv) {
                 int error = 0;
                 socklen_t size = sizeof error;
                 getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
-                if (error) drop(c, strerror(error));
+                if (error) broke(c, strerror(error));
                 else if (events[i].events & EPOLLOUT) { watch(c, false); begin(c); }
             } else if (c->stage != CLOSED) {
                 if (events[i].events & EPOLLOUT) flush(c);

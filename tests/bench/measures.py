@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from tests.bench.loadclient import PAYLOAD_BYTES, BenchError, LoadClient, fault_of
 from tests.bench.peers import API_KEY, PEERS, SOCKETS, Hub, HubWithBareView, Peer, Rig, Tutorial, new_label
+from tests.bench.stalled import StalledClients
 from tests.servers import PROJECT
 
 MANY_SOCKETS = 10_000
 STEADY_DELIVERIES = 50_000
+STALLED_CLIENTS, STALLED_TURNS = 10, 4
 SETTLING_SECONDS = 0.3
 
 
@@ -186,6 +189,26 @@ def steady(turn: Turn, name: str) -> Values:
         return _picked(result, "", "p50_us", "p99_us", "max_us", "cpu_us", "client_busy")
 
 
+def stalled(turn: Turn, name: str) -> Values:
+    """One topic, 1,000 sockets, one message at a time: without, and with ten more sockets that stopped reading."""
+    server = turn.rig.server(name)
+    assert isinstance(server, Hub)
+    label, command = new_label(), f"latency {turn.scale.latencies} 5"
+    results: dict[str, list[dict[str, Any]]] = {"alone": [], "beside": []}
+    with loaded(turn, server, server.load(label=label), SOCKETS) as load:
+        for number in range(STALLED_TURNS):
+            for how in sorted(results, reverse=number % 2 == 1):  # neither always comes after the other
+                beside = StalledClients(server, f"bench:{label}-0", STALLED_CLIENTS)
+                with beside if how == "beside" else nullcontext():
+                    time.sleep(SETTLING_SECONDS)
+                    results[how].append(load.deliveries(command))
+    return {
+        f"{how}_{value}": statistics.median(result[value] for result in found)
+        for how, found in results.items()
+        for value in ("last_us", "last_p99_us", "cpu_us")
+    }
+
+
 def connects(turn: Turn, name: str) -> Values:
     """Connections that are opened, 100 at a time, until each is authenticated and subscribed.
 
@@ -332,6 +355,7 @@ MEASURES: dict[str, Measure] = {
         Measure(few, ("hub", "c")),
         Measure(one_to_one, ("hub", "nchan", "nats", "c")),
         Measure(steady, ("hub", "nchan", "c")),
+        Measure(stalled, ("hub",)),
         Measure(connects, ("hub", "hub-cookie", "hub-again", "tutorial", "tutorial-visitor")),
         Measure(calls, ("hub", "tutorial")),
         Measure(requests, ("hub", "bare-view")),

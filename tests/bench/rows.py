@@ -370,6 +370,18 @@ ROWS: tuple[Row, ...] = (
         at_least=FLAT,
         meaning="The same process before and after it published to so many other topics (10,000 with `--quick`).",
     ),
+    Row(
+        name="growth-stalled",
+        title="Time to the last of 1,000 receivers, beside ten that stopped reading",
+        unit="ms",
+        hub=Figure("stalled", "hub", "beside_last_us"),
+        against=Figure("stalled", "hub", "alone_last_us"),
+        peer="without them",
+        at_least=FLAT,
+        scale=1e-3,
+        meaning="The same sockets with and without the ten, in turns. Before each turn the ten are sent more than the "
+        "kernel takes for them, so that the hub holds events for each of them and is not yet to disconnect them.",
+    ),
 )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request
 
 from tests.bench.loadclient import LoadClient, compiled, compiler, fault_of
 from tests.servers import eventually, free_port
@@ -176,6 +177,44 @@ async def test_a_connection_that_the_server_closes_is_told(programs: Path) -> No
     async with broadcasting(hang_up) as address:
         result = await asyncio.to_thread(_outcome, address, programs, "open 0.055 100")
     assert fault_of(result) == "98 of 100 deliveries arrived, 1 closed, closed with 4000 enough"
+
+
+async def test_each_connection_may_await_an_answer_of_its_own(programs: Path, tmp_path: Path) -> None:
+    async def answer(connection: ServerConnection) -> None:
+        number = int(await connection.recv())
+        await connection.send("0." if number == 3 else f"{number}.")
+        if number == 3:
+            await connection.close()
+        await connection.wait_closed()
+
+    questions, answers = tmp_path / "questions", tmp_path / "answers"
+    questions.write_text("".join(f"{number}\0" for number in range(SOCKETS)))
+    answers.write_text("".join(f"{number}.\0" for number in range(SOCKETS)))
+    async with serve(answer, "127.0.0.1", 0, compression=None) as server:
+        address = f"127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        arguments = ["--address", address, "--preamble-file", str(questions), "--ready-file", str(answers)]
+        with LoadClient(arguments, folder=programs) as client:
+            result = await asyncio.to_thread(client.command, f"subscribe {SOCKETS}")
+    assert result["ready"] == SOCKETS - 1
+    assert result["failed"] == 1
+
+
+@pytest.mark.parametrize(("attempts", "ready"), [(0, SOCKETS - 5), (4, SOCKETS - 1), (5, SOCKETS)])
+async def test_a_connection_that_breaks_is_opened_again(programs: Path, attempts: int, ready: int) -> None:
+    broken: list[ServerConnection] = []
+
+    async def hang_up(connection: ServerConnection, request: Request) -> None:
+        if len(broken) < 5:
+            broken.append(connection)
+            connection.transport.abort()
+
+    async with serve(ServerConnection.wait_closed, "127.0.0.1", 0, compression=None, process_request=hang_up) as server:
+        address = f"127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        with LoadClient(["--address", address, "--again", str(attempts)], folder=programs) as client:
+            result = await asyncio.to_thread(client.command, f"subscribe {SOCKETS}")
+    assert result["ready"] == ready
+    assert result["failed"] == SOCKETS - ready
+    assert result["again"] == attempts
 
 
 def test_a_server_that_refuses_is_told(programs: Path) -> None:

@@ -35,7 +35,6 @@ _seed = pytest.StashKey[int]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos")
-    group.addoption("--long", action="store_true", help="run each scenario for minutes, with many subscribers")
     group.addoption("--seed", type=int, help="what decides when faults come, and whom they meet: of an earlier run")
     group.addoption("--chaos-report", type=Path, help="file to which each scenario's line of JSON is appended")
 
@@ -56,11 +55,11 @@ def seed_of(config: pytest.Config) -> int:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    reports = config.stash.get(_reports, [])
-    if not reports:
+    if _seed not in config.stash:
         return
+    reports = config.stash.get(_reports, [])
     terminalreporter.section(
-        f"chaos, replay with --seed {seed_of(config)}{' --long' * config.getoption('long', False)}"
+        f"chaos: replay with --seed {seed_of(config)}{' --long' * config.getoption('long', False)}"
     )
     lines = [[name.replace("_", " ") for name in COLUMNS]]
     lines += [[str(report.get(name, "")) for name in COLUMNS] for report in reports]

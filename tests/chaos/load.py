@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -16,7 +15,7 @@ import msgspec
 
 from tests.chaos.companions import Companion
 from tests.chaos.ledger import Entry, Ledger, Outcome, Promise, entries, key_of, promises
-from tests.chaos.records import EVENTS, Account, Kind, Record, compare, read_records
+from tests.chaos.records import Account, Kind, Record, compare, read_records
 from tests.chaos.site import Site
 from tests.servers import eventually
 
@@ -79,7 +78,8 @@ class Load:
         self.file = folder / "ledger.jsonl"
         self.options: dict[str, Any] = {}
         self.small: list[int] = []
-        self.since: float | None = None
+        #: When each fault was over.
+        self.since: list[float] = []
         self.records: list[Record] = []
         self._account: Account | None = None
         self._dispatched = 0
@@ -150,12 +150,16 @@ class Load:
             if entry.outcome is Outcome.ATTEMPTED
         )
 
-    def arrival_of(self, events: Iterable[tuple[str, str]]) -> int:
-        """Wait until every client has these events, given by topic and key; returns how many did not arrive."""
+    def arrival_of(self, events: Iterable[tuple[str, str]], *, besides: Collection[int] = ()) -> int:
+        """Wait until every client has these events, given by topic and key; returns how many did not arrive.
+
+        It does not wait for clients that are named in `besides`.
+        """
         wanted: defaultdict[str, list[str]] = defaultdict(list)
         for topic, key in events:
             wanted[topic].append(key)
-        lacking: int = self.crowd.ask("wait", wanted=wanted, seconds=ARRIVAL_SECONDS)["lacking"]
+        answer = self.crowd.ask("wait", wanted=wanted, besides=list(besides), seconds=ARRIVAL_SECONDS)
+        lacking: int = answer["lacking"]
         return lacking
 
     def go_on(self, short: float, long: float) -> None:
@@ -164,7 +168,7 @@ class Load:
 
     def fault_over(self) -> None:
         """From now on everything has to come right again."""
-        self.since = time.monotonic()
+        self.since.append(time.monotonic())
 
     # Its beginning and its end.
 
@@ -243,14 +247,6 @@ class Load:
     def everybody(self) -> set[int]:
         """The clients."""
         return set(range(self.chaos.clients))
-
-    def latency(self, records: Iterable[Record]) -> float:
-        """How long nine of ten events took at most, from their publisher to a client, in seconds."""
-        found = self.promises()
-        taken = [
-            record.at - found[record.topic, record.key].attempted_at for record in records if record.kind in EVENTS
-        ]
-        return statistics.quantiles(taken, n=10)[-1]
 
     def told_clients(self, topic: str) -> set[int]:
         """The clients that were told on a topic that they may have missed something."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -212,21 +212,24 @@ def compare(
     records: Iterable[Record],
     *,
     durable: Collection[str],
-    since: float | None = None,
+    since: Sequence[float] = (),
 ) -> Account:
     """Compare what was promised with what each client got on the same topics.
 
-    `since` is when the fault was over: `seconds_to_recover` is how long it took from then until every client had
-    an event of every topic again that was published after it.
+    `since` is when each fault was over: `seconds_to_recover` is how long it took at most from then until every client
+    had an event of every topic again that was published after it.
     """
     records = list(records)
     account = _Comparison(promises, records, durable).run()
-    if since is not None:
-        first: dict[tuple[int, str], float] = {}
-        for record in records:
-            if record.kind in EVENTS and record.at >= since:
-                promise = promises.get((record.topic, record.key))
-                if promise is not None and promise.attempted_at >= since:
-                    first.setdefault((record.client, record.topic), record.at)
-        account.seconds_to_recover = round(max(first.values(), default=since) - since, 3)
+    account.seconds_to_recover = max((_seconds_to_recover(promises, records, over) for over in since), default=0.0)
     return account
+
+
+def _seconds_to_recover(promises: Mapping[tuple[str, str], Promise], records: Iterable[Record], since: float) -> float:
+    first: dict[tuple[int, str], float] = {}
+    for record in records:
+        if record.kind in EVENTS and record.at >= since:
+            promise = promises.get((record.topic, record.key))
+            if promise is not None and promise.attempted_at >= since:
+                first.setdefault((record.client, record.topic), record.at)
+    return round(max(first.values(), default=since) - since, 3)

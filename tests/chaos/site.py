@@ -174,4 +174,5 @@ class Site(Compose):
 
     def last_words(self) -> str:
         """The end of what each process printed, to understand a failure."""
-        return "\n".join(f"== {process.log.name}\n{process.output[-1_500:]}" for process in self.processes)
+        ends = (f"== {process.log.name}\n{process.output[-1_500:]}" for process in self.processes)
+        return "\n".join([f"The whole of it is in {self.folder}", *ends])

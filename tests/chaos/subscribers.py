@@ -214,11 +214,12 @@ class Crowd:
             return False
         return True
 
-    def lacking(self, wanted: dict[str, list[str]]) -> int:
-        """How many of the wanted events have not arrived, counted for each client."""
+    def lacking(self, wanted: dict[str, list[str]], besides: list[int]) -> int:
+        """How many of the wanted events have not arrived, counted for each client but some."""
         return sum(
             len(keys) - len(client.keys[topic].intersection(keys))
             for client in self.clients
+            if client.number not in besides
             for topic, keys in wanted.items()
         )
 
@@ -254,9 +255,9 @@ async def _perform(crowd: Crowd | None, command: dict[str, Any]) -> tuple[Crowd 
             crowd = Crowd(**command)
             return crowd, {"done": await crowd.until(lambda: all(each.subscribed for each in crowd.clients), 30)}
         case "wait" if crowd is not None:
-            wanted = {topic: list(keys) for topic, keys in command["wanted"].items()}
-            await crowd.until(lambda: not crowd.lacking(wanted), command["seconds"])
-            return crowd, {"lacking": crowd.lacking(wanted)}
+            wanted, besides = command["wanted"], command["besides"]
+            await crowd.until(lambda: not crowd.lacking(wanted, besides), command["seconds"])
+            return crowd, {"lacking": crowd.lacking(wanted, besides)}
         case "drop" if crowd is not None:
             crowd.drop(**command)
         case "stall" if crowd is not None:

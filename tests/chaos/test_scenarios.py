@@ -160,17 +160,19 @@ def test_a_client_that_stops_reading(load: Load) -> None:
         stalled_at = time.monotonic()
         # More than a session may have unsent, and than the two ends of its socket hold.
         load.flow(load.chaos.count(120, 1_500), seconds=120)
+        promised = [place for place, promise in load.promises().items() if promise.outcome is Outcome.PROMISED]
+        # While it still reads nothing.
+        assert load.arrival_of(promised, besides=[0]) == 0
+        read_at = time.monotonic()
         load.crowd.ask("read", client=0)
         load.fault_over()
         load.flow()
 
     others = [record for record in load.records if record.client != 0]
-    before = [record for record in others if record.at < stalled_at]
-    during = [record for record in others if stalled_at <= record.at < (load.since or 0)]
+    during = [record for record in others if stalled_at <= record.at < read_at]
     assert load.account.holds, load.account.problems
     assert any(record.kind is Kind.CLOSED and record.client == 0 for record in load.records)
     assert not any(record.kind is Kind.CLOSED for record in during)
-    assert load.latency(during) < 2 * load.latency(before) + 0.5
 
 
 def test_servers_restarted_one_after_the_other(load: Load) -> None:
@@ -199,12 +201,15 @@ def test_a_publisher_whose_clock_was_set_back(load: Load, tmp_path: Path) -> Non
         assert publisher.ask("time")["time"] == pytest.approx(time.time() - BACK_SECONDS, abs=60)
         publisher.ask("start", **load.order(name="late", kinds=["transactions", "tasks"]))
         load.flow()
-        load.crowd.ask("drop", seconds=load.chaos.seconds(1, 30), pause=0.05)
+        seconds = load.chaos.seconds(1, 30)
+        load.crowd.ask("drop", seconds=seconds, pause=0.05)
+        time.sleep(seconds)
         load.fault_over()
         load.flow()
         assert publisher.ask("stop")["failures"] == []
     publisher.close()
 
     assert load.account.holds, load.account.problems
+    assert load.account.told == 0
+    assert load.account.recovered > 0
     assert {record.key.partition("-")[0] for record in load.records} >= {"late.transactions", "late.tasks"}
-    assert not any(load.told_clients(topic) for topic in load.durable)
