@@ -13,7 +13,7 @@ import logging
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -105,6 +105,7 @@ class Switchboard:
         self._openings: dict[Kind, Openings] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._running: list[asyncio.Task[None]] = []
+        self._stop_receiving: Callable[[], None] | None = None
 
     # Life.
 
@@ -130,7 +131,7 @@ class Switchboard:
         self._running = [self.loop.create_task(coroutine) for coroutine in running]
         try:
             if hasattr(layer, "receive_by"):
-                await layer.receive_by(self.channel, self._dispatch)
+                self._stop_receiving = await layer.receive_by(self.channel, self._dispatch)
             await self.housekeeping.renew_lease()
         except BaseException:
             await self.stop()  # or its tasks would live on beside those of the next attempt
@@ -154,6 +155,8 @@ class Switchboard:
         layer = messenger.layer()
         if hasattr(layer, "remove_reconnect_listener"):
             layer.remove_reconnect_listener(self.housekeeping.reconnected)
+        if self._stop_receiving is not None:
+            self._stop_receiving()
         for openings in self._openings.values():
             openings.stop()
         running: set[asyncio.Task[Any]] = {*self._running, *self._tasks}

@@ -8,6 +8,7 @@ and messages with it, so that processes with either can run side by side, and re
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import uuid
 from collections import deque
@@ -357,11 +358,13 @@ class RedisChannelLayer(RedisPubSubChannelLayer):  # type: ignore[misc]
         message: Message = self.deserialize(data)
         return message
 
-    async def receive_by(self, channel: str, receiver: Receiver) -> None:
+    async def receive_by(self, channel: str, receiver: Receiver) -> Listener:
         """Have `receiver(message)` called with every message of a channel, in the turn of the loop that reads it.
 
         For whom each hop costs: nothing waits in the channel, nor for a task that receives. The messages that are there
         already come first. What cannot be decoded, and a receiver that fails, is logged.
+
+        Returns the function that ends it, and gives the channel up.
         """
         deserialize = self._serializer.deserialize
 
@@ -376,11 +379,13 @@ class RedisChannelLayer(RedisPubSubChannelLayer):  # type: ignore[misc]
             except Exception:
                 logger.exception("a message of the channel layer could not be handled")
 
-        mailbox = await self._here().open_channel(channel)
+        here = self._here()
+        mailbox = await here.open_channel(channel)
         mailbox.receiver = receive
         waiting, mailbox.messages = mailbox.messages, deque(maxlen=mailbox.messages.maxlen)
         for data in waiting:
             receive(data)
+        return functools.partial(here.close_channel, mailbox)
 
     async def group_add(self, group: str, channel: str) -> None:
         """Make a channel of this process a member of a group; what is published afterwards arrives.

@@ -295,6 +295,16 @@ async def test_a_storm_on_durable_topics_of_their_own_makes_few_queries(
     assert [client.missed for client in clients] == [after(index % 3, head=missed) for index in range(len(names))]
 
 
+async def test_a_process_that_stopped_hears_nothing_more(log_reads: LogReads, redis_url: str) -> None:
+    channel = (await current_switchboard()).channel.encode()
+    with redis.Redis.from_url(redis_url) as observer:
+        assert channel in observer.pubsub_channels()  # type: ignore[operator]
+
+        await stop_current()
+
+        await until(lambda: channel not in observer.pubsub_channels())  # type: ignore[operator]
+
+
 @pytest.mark.parametrize("turns", range(10))
 async def test_a_process_that_stops_while_the_log_is_read_leaves_no_command_waiting(turns: int) -> None:
     epoch = await published("short:1", 1)

@@ -574,6 +574,18 @@ async def test_a_receiver_that_fails_gets_the_next_message_all_the_same(
     assert [record.message for record in caplog.records] == ["a message of the channel layer could not be handled"]
 
 
+async def test_who_ends_receiving_gives_the_channel_up(layer: RedisChannelLayer, observer: redis.Redis) -> None:
+    channel = await layer.new_channel()
+    received: list[dict[str, Any]] = []
+    end = await layer.receive_by(channel, received.append)
+
+    end()
+
+    await until(lambda: observer.pubsub_channels() == [])
+    assert observer.publish(channel, msgpack.packb({"n": 1})) == 0
+    assert received == []
+
+
 async def test_a_receiver_hears_on_when_redis_is_back(layer: RedisChannelLayer, server: RedisServer) -> None:
     channel = await layer.new_channel()
     received: list[dict[str, Any]] = []
