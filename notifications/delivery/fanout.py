@@ -41,7 +41,7 @@ class FanOut:
     def join(self, sessions: Iterable[Session]) -> None:
         """Have those of the sessions that get the events send them behind what they have to send already."""
         for session in sessions:
-            if session in self.live.ready and session not in self._elsewhere:
+            if self.awaits(session):
                 session.outgoing += self._frames(session.encoding)[0]
                 self._elsewhere.add(session)
 

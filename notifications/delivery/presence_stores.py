@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
-from redis.exceptions import ResponseError
 
 from notifications.events import conf
 from notifications.events.redis_clients import translated_errors
-from notifications.events.redis_connection import command, connection
+from notifications.events.redis_connection import command, connection, raise_refusal
 
 Info = dict[str, Any]
 #: By topic and client what is known of the client, or None where its lease ends.
@@ -147,9 +146,7 @@ async def _execute(commands: Sequence[bytes]) -> list[Any]:
     """Commands in one round trip; the first that Redis refuses fails them all."""
     with translated_errors():
         replies = await connection().execute_many(commands)
-        for reply in replies:
-            if isinstance(reply, ResponseError):
-                raise reply
+        raise_refusal(replies)
         return replies
 
 

@@ -125,13 +125,12 @@ class Switchboard:
         self._openings = {kind: Openings(self.channel, is_wanted=self.topics.__contains__) for kind in Kind}
         if hasattr(layer, "add_reconnect_listener"):
             layer.add_reconnect_listener(self.housekeeping.reconnected)
-        running = [*self.housekeeping.coroutines()]
-        if not hasattr(layer, "receive_by"):
-            running.append(self._receive())
-        self._running = [self.loop.create_task(coroutine) for coroutine in running]
+        self._running = [self.loop.create_task(coroutine) for coroutine in self.housekeeping.coroutines()]
         try:
             if hasattr(layer, "receive_by"):
                 self._stop_receiving = await layer.receive_by(self.channel, self._dispatch)
+            else:
+                self._running.append(self.loop.create_task(self._receive()))
             await self.housekeeping.renew_lease()
         except BaseException:
             await self.stop()  # or its tasks would live on beside those of the next attempt

@@ -21,6 +21,7 @@ from channels.layers import BaseChannelLayer
 
 from notifications.events import conf, local
 from notifications.events.exceptions import LogUnavailable
+from notifications.events.threads import running_loop
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class _Mailbox:
         """Queue the message; False when the reader is too far behind or gone."""
         if self.queue.qsize() >= self.capacity or self.loop.is_closed():
             return False
-        if _running_loop() is self.loop:
+        if running_loop() is self.loop:
             self.queue.put_nowait(message)
         else:
             self.loop.call_soon_threadsafe(self.queue.put_nowait, message)
@@ -196,13 +197,6 @@ class _RemoteMailbox:
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _copied(message: Message) -> Message:

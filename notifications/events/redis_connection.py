@@ -40,6 +40,13 @@ def _reply_error(text: str) -> ResponseError:
     return NoScriptError(text) if text.startswith("NOSCRIPT") else ResponseError(text)
 
 
+def raise_refusal(replies: Sequence[Any]) -> None:
+    """Raise the first of the replies that is an error, a ResponseError."""
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise reply
+
+
 class Call:
     """Commands on their way to Redis, and who waits for their replies.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from notifications.events.exceptions import InEventLoop, InvalidEvent, LogUnavai
 from notifications.events.logs import Appended, Done, Draft, log_for
 from notifications.events.recording import PublishAfterCommit, recorded
 from notifications.events.retention import Kind
+from notifications.events.threads import running_loop
 from notifications.events.topics import ResolvedTopic, namespace_of, resolve
 
 MAX_VERSION = 2**63 - 1
@@ -261,8 +261,5 @@ def _count_failures(drafts: Sequence[Draft]) -> None:
 
 
 def _refuse_on_event_loop(name: str = "publish") -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise InEventLoop(f"{name}() would stop this thread's event loop: use `await a{name}(...)` here")
+    if running_loop() is not None:
+        raise InEventLoop(f"{name}() would stop this thread's event loop: use `await a{name}(...)` here")

@@ -25,6 +25,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs on this thread, or None."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 @functools.cache
 def executor(purpose: str) -> ThreadPoolExecutor:
     """The pool of this process for one purpose."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from django.http import Http404, HttpRequest
 from notifications.events import Cursor
 from notifications.events.exceptions import LogUnavailable, UnknownTopic
 from notifications.events.selectors import apositions, positions
+from notifications.events.threads import running_loop
 from notifications.events.topics import namespace_of, registry, resolve
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def with_cursors(*topics: PageTopic) -> Callable[[View], View]:
         @functools.wraps(view)
         def opened(request: HttpRequest, /, *args: Any, **kwargs: Any) -> Any:
             # By where it runs: `dispatch` of a class whose handlers are coroutines is none itself.
-            if _on_event_loop():
+            if running_loop() is not None:
                 return _open_later(topics, view, request, args, kwargs)
             names = _names(topics, request, args, kwargs)
             try:
@@ -88,14 +88,6 @@ async def _open_later(
         _do_without(request, names, error)
     answer = view(request, *args, **kwargs)
     return await answer if isawaitable(answer) else answer
-
-
-def _on_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _names(

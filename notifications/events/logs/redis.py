@@ -18,7 +18,7 @@ from notifications.events.event import Cursor, at_position, decode, encode_bytes
 from notifications.events.logs.base import Appended, Done, Draft, Log, Page, Read
 from notifications.events.messages import FORMAT, event_message, group_of
 from notifications.events.redis_clients import KeptConnections, sync_client, translated_error, translated_errors
-from notifications.events.redis_connection import RedisConnection, command, connection
+from notifications.events.redis_connection import RedisConnection, command, connection, raise_refusal
 from notifications.events.topics import ResolvedTopic
 
 _SCRIPTS = Path(__file__).parent
@@ -110,7 +110,7 @@ class RedisLog(Log):
                 )
                 for index, answer in zip(unknown, again[1:], strict=True):
                     answers[index] = answer
-            _raise_refusals(answers)
+            raise_refusal(answers)
         return self._finish(drafts, answers, announces)
 
     async def aappend(self, drafts: Sequence[Draft]) -> list[Appended]:
@@ -251,7 +251,7 @@ class RedisLog(Log):
             answers = await _connection().execute_many(
                 [command("HMGET", _position_key(name), "e", "o") for name in names]
             )
-            _raise_refusals(answers)
+            raise_refusal(answers)
         return _cursors(names, answers)
 
     def remove(self, topic: ResolvedTopic) -> None:
@@ -260,7 +260,7 @@ class RedisLog(Log):
 
     async def aremove(self, topic: ResolvedTopic) -> None:
         with translated_errors():
-            _raise_refusals(await _connection().execute_many([command("DEL", _events_key(topic.name))]))
+            raise_refusal(await _connection().execute_many([command("DEL", _events_key(topic.name))]))
 
     async def aread_many(self, reads: Sequence[Read]) -> list[Page]:
         commands = [self._read_command(read.topic, read.since, read.limit, reverse=False) for read in reads]
@@ -305,14 +305,8 @@ async def _evaluated(script: str, commands: Sequence[bytes]) -> list[Any]:
             )
             for index, answer in zip(unknown, again[1:], strict=True):
                 answers[index] = answer
-        _raise_refusals(answers)
+        raise_refusal(answers)
     return answers
-
-
-def _raise_refusals(answers: list[Any]) -> None:
-    for answer in answers:
-        if isinstance(answer, redis.ResponseError):
-            raise answer
 
 
 def _cursors(names: list[str], answers: list[Any]) -> dict[str, Cursor]:
