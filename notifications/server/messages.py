@@ -5,7 +5,10 @@ from __future__ import annotations
 import zlib
 from typing import Any, NamedTuple
 
-from websockets.utils import apply_mask  # in C where the platform has it
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # where the platform has no compiled part of the library
+    from websockets.utils import apply_mask
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 #: Not an opcode of the protocol: what was received breaks it, and the connection must be failed (§7.1.7).

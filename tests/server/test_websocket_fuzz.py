@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pytest_django import Settings
 
+from notifications.server.messages import apply_mask
 from notifications.server.sansio import SansIOWebSocketProtocol
 from notifications.server.websocket import HubWebSocketProtocol
 from tests.server.rigs import CLASSES, Direct, WebSocketClass
@@ -382,3 +383,9 @@ def test_compressed_messages_break_no_rule(
 
 def test_the_masks_of_these_tests_are_the_rfcs() -> None:
     assert masked(b"Hello", b"\x37\xfa\x21\x3d") == b"\x7f\x9f\x4d\x51\x58"  # §5.7
+
+
+def test_masks_are_taken_off_by_compiled_code_where_the_library_has_it() -> None:
+    compiled = pytest.importorskip("websockets.speedups")
+
+    assert apply_mask is compiled.apply_mask
