@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from notifications.delivery import codes, metrics
@@ -68,22 +68,21 @@ class ConflatingTopic(LiveTopic):
             self._keep(event, list(self.behind.items()), exclude)
         super()._fan_out(event, exclude)
 
-    def _on_their_way(
-        self, events: Sequence[EncodedEvent], sessions: Collection[Session], exclude: str | None = None
-    ) -> FanOut:
+    def _on_their_way(self, events: Sequence[EncodedEvent], exclude: str | None = None) -> FanOut:
         conflation = self.switchboard.conflation
-        fell_behind: list[tuple[Session, Subscription]] = []
-        for receivers in (self.ready, self.variants.subscriptions):
-            found = [session for session in receivers if session.transport.congested and conflation.is_behind(session)]
-            fell_behind += [(session, receivers.pop(session)) for session in found]
-        if fell_behind:
-            for session, subscription in fell_behind:
+        # Whoever has a stream to be written to keeps up.
+        asked = [session for part in self.ready.parts() if part.streams is None for session in part.sessions]
+        fell_behind = []
+        for session in [*asked, *self.variants.subscriptions]:
+            if session.transport.congested and conflation.is_behind(session):
+                subscription = self.ready.remove(session) or self.variants.subscriptions.pop(session)
                 self.behind[session] = subscription
                 conflation.fell_behind(session, self)
-            sessions = [session for session in sessions if session not in self.behind]
+                fell_behind.append((session, subscription))
+        if fell_behind:
             for event in events:
                 self._keep(event, fell_behind, exclude)
-        return super()._on_their_way(events, sessions, exclude)
+        return super()._on_their_way(events, exclude)
 
     def _keep(self, event: EncodedEvent, behind: Sequence[tuple[Session, Subscription]], exclude: str | None) -> None:
         for session, subscription in behind:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from notifications.delivery import codes, metrics
+from notifications.delivery.audience import Audience
 from notifications.delivery.fanout import FanOut
 from notifications.delivery.shared_reads import RecentEvents
 from notifications.delivery.variants import VariantReceivers
@@ -52,7 +53,7 @@ class LiveTopic:
         self.switchboard = switchboard
         self.topic = topic
         self.group = group_of(topic.name)
-        self.ready: dict[Session, Subscription] = {}
+        self.ready = Audience()
         # Those of the ready that do not get every event as it is.
         self.variants = VariantReceivers()
         # Subscriptions that are held, or were served from the log beyond this topic's position.
@@ -90,15 +91,15 @@ class LiveTopic:
 
     def subscriptions(self) -> list[Subscription]:
         """All subscriptions, held ones included."""
-        return [*self.ready.values(), *self.variants.subscriptions.values(), *self.waiting]
+        return [*self.ready.subscriptions.values(), *self.variants.subscriptions.values(), *self.waiting]
 
     def live_subscriptions(self) -> list[tuple[Session, Subscription]]:
         """The subscriptions that take part in the fan-out."""
-        return [*self.ready.items(), *self.variants.subscriptions.items()]
+        return [*self.ready.subscriptions.items(), *self.variants.subscriptions.items()]
 
     def leave(self, subscription: Subscription) -> None:
         """Take a subscription off the topic."""
-        if self.ready.pop(subscription.session, None) is not None:
+        if self.ready.remove(subscription.session) is not None:
             self.switchboard.writer.left(self, subscription.session)
         self.variants.subscriptions.pop(subscription.session, None)
         if self.waiting:
@@ -126,8 +127,10 @@ class LiveTopic:
         self.waiting = behind
 
     def _goes_live(self, subscription: Subscription) -> None:
-        receivers = self.ready if subscription.variant is None else self.variants.subscriptions
-        receivers[subscription.session] = subscription
+        if subscription.variant is None:
+            self.ready.add(subscription)
+        else:
+            self.variants.subscriptions[subscription.session] = subscription
 
     def arrived(self, event: EncodedEvent, exclude: str | None = None) -> None:
         """An event reached this process: hand it on if it is the next one, repair if some are missing."""
@@ -173,18 +176,16 @@ class LiveTopic:
         if not self._turn:
             return None
         events, self._turn = self._turn, []
-        return self._on_their_way(events, self.ready)
+        return self._on_their_way(events)
 
     def _fan_out_to_others(self, event: EncodedEvent, exclude: str) -> None:
         self.hand_out()
-        others = [session for session in self.ready if session.id != exclude]
-        self.switchboard.writer.sessions_later(self._on_their_way([event], others, exclude).give())
+        self.switchboard.writer.sessions_later(self._on_their_way([event], exclude).give())
 
-    def _on_their_way(
-        self, events: Sequence[EncodedEvent], sessions: Collection[Session], exclude: str | None = None
-    ) -> FanOut:
-        """Events for sessions that get them as they are; those who do not are given theirs now."""
-        delivered = len(events) * len(sessions)
+    def _on_their_way(self, events: Sequence[EncodedEvent], exclude: str | None = None) -> FanOut:
+        """Events for those who get them as they are; those who do not are given theirs now."""
+        excluded = None if exclude is None else self.switchboard.sessions.get(exclude)
+        delivered = len(events) * (len(self.ready) - (excluded in self.ready))
         if self.variants.subscriptions:
             try:
                 delivered += self.variants.send(events, exclude=exclude)
@@ -193,7 +194,10 @@ class LiveTopic:
                 self.reset()
         metrics.delivered_in(namespace_of(self.topic.name)).inc(delivered)
         self.switchboard.delivered += delivered
-        return FanOut(self, events, sessions)
+        fan_out = FanOut(self, events)
+        if excluded is not None:
+            fan_out.leave(excluded)
+        return fan_out
 
     def _fan_out_waiting(self, event: EncodedEvent, exclude: str | None) -> None:
         for subscription in self.waiting:

@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from notifications.delivery import codes, metrics, tokens
@@ -35,6 +36,14 @@ class UnsubscribedMeanwhile(CommandError):
 
     def __init__(self) -> None:
         super().__init__(codes.BAD_REQUEST, "unsubscribed meanwhile")
+
+
+class Stream(Protocol):
+    """What carries the bytes of a transport, an asyncio.WriteTransport say."""
+
+    def write(self, data: bytes) -> object:
+        """Send bytes, without waiting."""
+        ...
 
 
 class Transport(Protocol):
@@ -87,6 +96,7 @@ class Session(ClientActions):
         "outgoing",
         "protocol",
         "state",
+        "stream",
         "subscriptions",
         "switchboard",
         "transport",
@@ -110,6 +120,8 @@ class Session(ClientActions):
         self.switchboard = switchboard
         self.protocol = protocol
         self.transport = transport
+        #: What frames can be written to without asking the transport; see `use_stream()`.
+        self.stream: Stream | None = None
         self.encoding = Encoding.of(protocol, transport.framing)
         self.identity = identity
         self.subscriptions: dict[str, Subscription] = {}
@@ -159,6 +171,17 @@ class Session(ClientActions):
         for name in list(self.subscriptions):
             self.unsubscribe(name)
 
+    def use_stream(self, stream: Stream | None) -> None:
+        """Write to a stream from now on: the client takes what it is sent. With None, ask the transport each time."""
+        if self.stream is not None and stream is None:
+            # However much is sent in one turn, an answer with a long history say, a client that had taken everything
+            # before is not slow. It may take its time for this much on top of the limit.
+            self.allowance = self.transport.pending()
+        self.stream = stream
+        for subscription in self.subscriptions.values():
+            if subscription.live is not None:
+                subscription.live.ready.changed()
+
     # What the session sends.
 
     def send(self, payload: bytes) -> None:
@@ -207,6 +230,12 @@ class Session(ClientActions):
             self.transport.close(code)
         finally:
             self.closed()
+
+    def broken(self, error: Exception) -> None:
+        """Log why the session could not be written to, and disconnect it; never raises."""
+        logger.error("a %s session could not be written to", self.protocol.name, exc_info=error)
+        with suppress(Exception):
+            self.disconnect(codes.SERVER_ERROR)
 
     # What the protocol asks for. Commands that wait run one after the other, in a task made for them.
 

@@ -168,11 +168,13 @@ class HubWebSocketProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.congested = True
+        self._lend_stream()
         if self._asgi is not None:
             self._asgi.pause_writing()
 
     def resume_writing(self) -> None:
         self.congested = False
+        self._lend_stream()
         if self._asgi is not None:
             self._asgi.resume_writing()
 
@@ -259,6 +261,7 @@ class HubWebSocketProtocol(asyncio.Protocol):
         if limit < ORDINARY_HIGH_WATER:
             self.transport.set_write_buffer_limits(high=limit)
         self.session = session
+        self._lend_stream()
         if self._asgi.adopt():
             # Not before the session was opened. Until then the ASGI side takes what arrives, to keep the order:
             # loops may read from sockets before they call what is to be called soon.
@@ -279,6 +282,7 @@ class HubWebSocketProtocol(asyncio.Protocol):
                 self.transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
             except RuntimeError:
                 self._ending = True
+                self._lend_stream()
 
     def pending(self) -> int:
         """Bytes that the peer has not taken yet."""
@@ -296,6 +300,11 @@ class HubWebSocketProtocol(asyncio.Protocol):
     def abort(self) -> None:
         """End the connection at once; what was not sent yet is dropped."""
         self.transport.abort()
+
+    def _lend_stream(self) -> None:
+        """Let the session write to the stream itself, as long as the peer takes what it is sent."""
+        if self.session is not None:
+            self.session.use_stream(None if self._ending or self.congested else self.transport)
 
     # The end.
 
@@ -319,6 +328,7 @@ class HubWebSocketProtocol(asyncio.Protocol):
     def _end(self) -> None:
         """Close once everything is written; abort a peer that does not take it."""
         self._ending = True
+        self._lend_stream()
         if not self.closed:
             self._abort_later()
             self.transport.close()

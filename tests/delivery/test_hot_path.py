@@ -11,11 +11,11 @@ import pytest
 from pytest_django import Settings
 
 from notifications.delivery import codes
-from notifications.delivery.frames import Framing, websocket_text
+from notifications.delivery.audience import PART_SESSIONS, REMEMBERED_FROM
+from notifications.delivery.frames import Encoding, Framing, websocket_text
 from notifications.delivery.protocols.centrifuge import CentrifugeProtocol
 from notifications.delivery.session import Session
 from notifications.delivery.switchboard import Switchboard, current_switchboard, stop_current
-from notifications.delivery.writer import SLICE_SESSIONS
 from notifications.events import apublish
 from notifications.events.event import EncodedEvent, at_position, new_event
 from notifications.events.threads import executor
@@ -34,6 +34,16 @@ class CountingProtocol(CentrifugeProtocol):
         return super().encode_event(event)
 
 
+class CountingStream:
+    """What the server class lends a session while its client keeps up."""
+
+    def __init__(self, transport: CountingTransport) -> None:
+        self._transport = transport
+
+    def write(self, data: bytes) -> None:
+        self._transport.writes.append([data])
+
+
 class CountingTransport:
     """Keeps each write, as a socket would get it."""
 
@@ -42,6 +52,8 @@ class CountingTransport:
 
     def __init__(self) -> None:
         self.writes: list[list[bytes]] = []
+        self.stream = CountingStream(self)
+        self.waiting = 0
 
     def write(self, frames: list[bytes]) -> None:
         self.writes.append(list(frames))
@@ -52,7 +64,7 @@ class CountingTransport:
         return replies[0] if replies else None
 
     def pending(self) -> int:
-        return 0
+        return self.waiting
 
     def ping(self) -> None:
         """Nobody listens."""
@@ -74,8 +86,10 @@ async def until(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0)
 
 
-async def subscribed(switchboard: Switchboard, number: int) -> tuple[CountingProtocol, list[CountingTransport]]:
-    """So many sessions that are subscribed to open:1, and whose replies are written and forgotten."""
+async def subscribed(
+    switchboard: Switchboard, number: int, *, already: int = 0
+) -> tuple[CountingProtocol, list[CountingTransport]]:
+    """So many sessions, beside some, that are subscribed to open:1, and whose replies are written and forgotten."""
     protocol, transports = CountingProtocol(), []
     encoding = None
     for _ in range(number):
@@ -84,11 +98,12 @@ async def subscribed(switchboard: Switchboard, number: int) -> tuple[CountingPro
         # Encodings are shared by the name of the protocol; this one counts for this test only.
         encoding = encoding or type(session.encoding)(protocol, transport.framing)
         session.encoding = encoding
+        session.use_stream(transport.stream)
         session.opened()
         session.feed(SUBSCRIBE)
         transports.append(transport)
     await until(lambda: all(transport.got("subscribe") for transport in transports))
-    await until(lambda: len(switchboard.topics["open:1"].ready) == number)
+    await until(lambda: len(switchboard.topics["open:1"].ready) == already + number)
     for transport in transports:
         transport.writes.clear()
     return protocol, transports
@@ -172,7 +187,7 @@ async def test_connecting_subscribing_and_delivering_need_no_query_and_no_thread
 
 
 async def test_ten_thousand_writes_do_not_hold_up_the_loop(switchboard: Switchboard) -> None:
-    _, transports = await subscribed(switchboard, 3 * SLICE_SESSIONS)
+    _, transports = await subscribed(switchboard, 3 * PART_SESSIONS)
     written_when_asked: list[int] = []
 
     def look() -> None:
@@ -185,11 +200,11 @@ async def test_ten_thousand_writes_do_not_hold_up_the_loop(switchboard: Switchbo
     look()
     await until(lambda: written_when_asked[-1] == len(transports))
 
-    assert {SLICE_SESSIONS, 2 * SLICE_SESSIONS} <= set(written_when_asked)
+    assert {PART_SESSIONS, 2 * PART_SESSIONS} <= set(written_when_asked)
 
 
 async def test_a_second_event_overtakes_no_first_one_in_another_slice(switchboard: Switchboard) -> None:
-    _, transports = await subscribed(switchboard, 2 * SLICE_SESSIONS)
+    _, transports = await subscribed(switchboard, 2 * PART_SESSIONS)
 
     await apublish("open:1", "message", 1)
     await until(lambda: transports[0].writes)
@@ -218,7 +233,7 @@ async def test_what_a_session_is_sent_besides_goes_with_the_events_of_its_turn(s
 
 
 async def test_ten_thousand_writes_do_not_hold_up_an_answer_to_somebody_else(switchboard: Switchboard) -> None:
-    _, transports = await subscribed(switchboard, 4 * SLICE_SESSIONS)
+    _, transports = await subscribed(switchboard, 4 * PART_SESSIONS)
     elsewhere = CountingTransport()
     session = Session(switchboard, CountingProtocol(), elsewhere)
     session.opened()
@@ -233,7 +248,7 @@ async def test_ten_thousand_writes_do_not_hold_up_an_answer_to_somebody_else(swi
 
 
 async def test_an_answer_overtakes_no_event_that_is_on_its_way_to_the_same_session(switchboard: Switchboard) -> None:
-    _, transports = await subscribed(switchboard, 3 * SLICE_SESSIONS)
+    _, transports = await subscribed(switchboard, 3 * PART_SESSIONS)
     last = list(switchboard.topics["open:1"].ready)[-1]
 
     await apublish("open:1", "message", "event")
@@ -247,7 +262,7 @@ async def test_an_answer_overtakes_no_event_that_is_on_its_way_to_the_same_sessi
 
 
 async def test_who_comes_back_while_an_event_is_on_its_way_gets_it_once(switchboard: Switchboard) -> None:
-    _, transports = await subscribed(switchboard, 3 * SLICE_SESSIONS)
+    _, transports = await subscribed(switchboard, 3 * PART_SESSIONS)
     live, transport = switchboard.topics["open:1"], transports[-1]
     last = list(live.ready)[-1]
 
@@ -284,8 +299,117 @@ async def test_who_subscribes_within_a_turn_gets_nothing_twice(switchboard: Swit
     assert [push["pub"]["offset"] for push in pushes if "pub" in push] == list(range(reply.get("offset", 0) + 1, 22))
 
 
+class LookedAtSession(Session):
+    """A session that counts how often a fan-out looks at it."""
+
+    __slots__ = ("looks",)
+
+    @property
+    def encoding(self) -> Encoding:  # type: ignore[override]
+        self.looks = getattr(self, "looks", 0) + 1
+        return Session.encoding.__get__(self)  # type: ignore[attr-defined, no-any-return]
+
+    @encoding.setter
+    def encoding(self, encoding: Encoding) -> None:
+        Session.encoding.__set__(self, encoding)  # type: ignore[attr-defined]
+
+
+def leaves(session: Session) -> None:
+    session.feed('{"id":3,"unsubscribe":{"channel":"open:1"}}')
+
+
+def falls_behind(session: Session) -> None:
+    session.use_stream(None)
+
+
+async def test_who_comes_between_two_events_gets_the_second(switchboard: Switchboard) -> None:
+    _, transports = await subscribed(switchboard, REMEMBERED_FROM)
+    await apublish("open:1", "message", "first")
+    await until(lambda: all(transport.writes for transport in transports))
+
+    _, (newcomer,) = await subscribed(switchboard, 1, already=REMEMBERED_FROM)
+    await apublish("open:1", "message", "second")
+    await until(lambda: all(publications(transport.writes[-1]) == ["second"] for transport in transports))
+
+    assert [publications(write) for write in newcomer.writes] == [["second"]]
+
+
+@pytest.mark.parametrize("changes", [leaves, falls_behind])
+async def test_a_fan_out_looks_at_no_session_until_an_audience_changes(
+    switchboard: Switchboard, changes: Callable[[Session], None]
+) -> None:
+    _, transports = await subscribed(switchboard, REMEMBERED_FROM)
+    transport = CountingTransport()
+    looked_at = LookedAtSession(switchboard, CountingProtocol(), transport)
+    looked_at.use_stream(transport.stream)
+    looked_at.opened()
+    looked_at.feed(SUBSCRIBE)
+    await until(lambda: transport.got("subscribe"))
+
+    async def looks_for(event: str) -> int:
+        before = looked_at.looks
+        await apublish("open:1", "message", event)
+        await until(lambda: event in publications(transport.writes[-1]))
+        return looked_at.looks - before
+
+    await looks_for("first")
+    remembered = await looks_for("second")
+    changes(next(iter(switchboard.topics["open:1"].ready)))
+    changed = await looks_for("third")
+    anew = await looks_for("fourth")
+
+    assert (remembered, changed > 0, anew) == (0, True, 0)
+    assert all(publications(transport.writes[0]) == ["first"] for transport in transports)
+
+
+async def test_who_takes_nothing_any_more_is_closed_and_the_others_get_everything(switchboard: Switchboard) -> None:
+    _, transports = await subscribed(switchboard, REMEMBERED_FROM + 1)
+    slow, *others = switchboard.topics["open:1"].ready
+    stalled, *taking = transports
+    await apublish("open:1", "message", 1)
+    await until(lambda: all(transport.writes for transport in transports))
+
+    stalled.congested = True
+    stalled.waiting = switchboard.max_outgoing_bytes
+    slow.use_stream(None)
+    await apublish("open:1", "message", "x" * 1_000)
+    await until(lambda: all(len(transport.writes) == 2 for transport in transports))
+    stalled.waiting = 2 * switchboard.max_outgoing_bytes
+    await apublish("open:1", "message", 3)
+    await until(lambda: all(len(transport.writes) == 3 for transport in taking))
+
+    assert slow.closed_with == codes.SLOW
+    assert len(stalled.writes) == 2
+    assert [session.closed_with for session in others] == [None] * REMEMBERED_FROM
+
+
+async def test_who_is_closed_while_an_event_is_on_its_way_is_sent_nothing_after_it(switchboard: Switchboard) -> None:
+    _, transports = await subscribed(switchboard, 3 * PART_SESSIONS)
+    last = list(switchboard.topics["open:1"].ready)[-1]
+
+    await apublish("open:1", "message", "event")
+    await until(lambda: transports[0].writes)
+    last.disconnect(codes.SHUTDOWN)
+    await until(lambda: all(transport.writes for transport in transports[:-1]))
+
+    assert transports[-1].writes == []
+
+
+class FailingStream(CountingStream):
+    """A stream that has a defect."""
+
+    def write(self, data: bytes) -> None:
+        if b'"pub"' in data:
+            raise RuntimeError("a defect")
+        super().write(data)
+
+
 class FailingTransport(CountingTransport):
     """A transport that has a defect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream = FailingStream(self)
 
     def write(self, frames: list[bytes]) -> None:
         if any(b'"pub"' in frame for frame in frames):
@@ -293,21 +417,22 @@ class FailingTransport(CountingTransport):
         super().write(frames)
 
 
-async def test_a_session_that_cannot_be_written_to_stops_no_other(switchboard: Switchboard) -> None:
-    _, (healthy,) = await subscribed(switchboard, 1)
-    failing = FailingTransport()
-    session = Session(switchboard, CountingProtocol(), failing)
-    session.opened()
-    session.feed(SUBSCRIBE)
-    await until(lambda: failing.got("subscribe"))
-    healthy.writes.clear()
-
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_a_session_that_cannot_be_written_to_stops_no_other(switchboard: Switchboard, streaming: bool) -> None:
+    _, transports = await subscribed(switchboard, 3)
     await apublish("open:1", "message", 1)
-    await until(lambda: healthy.writes)
-    await apublish("open:1", "message", 2)
-    await until(lambda: sum(map(len, map(publications, healthy.writes))) == 2)
+    await until(lambda: all(transport.writes for transport in transports))
+    first, failing, third = switchboard.topics["open:1"].ready
+    failing.transport = transport = FailingTransport()
+    failing.use_stream(transport.stream if streaming else None)
 
-    assert session.closed_with == codes.SERVER_ERROR
+    await apublish("open:1", "message", 2)
+    await until(lambda: len(transports[2].writes) == 2)
+    await apublish("open:1", "message", 3)
+    await until(lambda: len(transports[2].writes) == 3)
+
+    assert [len(transport.writes) for transport in transports] == [3, 1, 3]
+    assert (first.closed_with, failing.closed_with, third.closed_with) == (None, codes.SERVER_ERROR, None)
 
 
 class PoisonedProtocol(CountingProtocol):

@@ -34,6 +34,10 @@ class RecordingSession:
     def __init__(self, transport: Any, events: queue.Queue[Any]) -> None:
         self.transport = transport
         self.events = events
+        self.stream: Any = None
+
+    def use_stream(self, stream: Any) -> None:
+        self.stream = stream
 
     def feed(self, data: str | bytes) -> None:
         self.events.put(data)
@@ -312,6 +316,7 @@ class Direct:
 
     def __init__(self, websocket_class: WebSocketClass, **options: Any) -> None:
         self.messages: list[str | bytes] = []
+        self.stream: Any = None
         self.ends = 0
         self.before_adoption: list[bytes] = []
         self.after_adoption: list[bytes] = []
@@ -330,6 +335,9 @@ class Direct:
         scope["extensions"]["hub.frames"]["adopt"](self)
         # What a loop may do that reads from sockets before it calls what is to be called soon.
         self.receive(*self.after_adoption)
+
+    def use_stream(self, stream: Any) -> None:
+        self.stream = stream
 
     def feed(self, data: str | bytes) -> None:
         self.messages.append(data)

@@ -14,7 +14,9 @@ import psutil
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from notifications.server.websocket import HubWebSocketProtocol
 from tests.conftest import API_KEY
+from tests.server.rigs import Direct
 from tests.server.wire import TEXT, Peer, frame, request
 from tests.servers import Hub, eventually
 
@@ -174,3 +176,32 @@ async def test_a_stream_that_nobody_reads_is_closed_and_gone(hub: Hub, path: str
     await asyncio.to_thread(eventually, lambda: connections_from(hub, peer) == 0)
     peer.socket.close()
     assert "without completing response" not in hub.output
+
+
+async def test_a_session_writes_to_the_stream_itself_while_its_peer_takes_what_it_is_sent() -> None:
+    direct = await Direct(HubWebSocketProtocol).open()
+    lent = [direct.stream]
+
+    direct.protocol.pause_writing()
+    lent.append(direct.stream)
+    direct.protocol.resume_writing()
+    lent.append(direct.stream)
+
+    assert lent == [direct.transport, None, direct.transport]
+
+
+@pytest.mark.parametrize("ends", ["eof", "write"])
+async def test_a_session_writes_to_no_stream_that_ends(ends: str) -> None:
+    direct = await Direct(HubWebSocketProtocol).open()
+
+    if ends == "eof":
+        direct.protocol.eof_received()
+    else:
+        direct.transport.write_eof()  # as after a failure that the loop has not told of yet
+        direct.protocol.write([b"frame"])
+    lent = [direct.stream]
+    direct.protocol.pause_writing()
+    direct.protocol.resume_writing()
+    lent.append(direct.stream)
+
+    assert lent == [None, None]
