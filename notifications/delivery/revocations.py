@@ -77,8 +77,11 @@ class Revocations:
                 return False
         elif identity.verified_at < self._complete_since:
             return False
-        changed = (self._changed_at.get(subject) for subject in _subjects(identity))
-        return all(at is None or identity.verified_at > at + MARGIN_SECONDS for at in changed)
+        for subject in _subjects(identity):
+            changed_at = self._changed_at.get(subject)
+            if changed_at is not None and identity.verified_at <= changed_at + MARGIN_SECONDS:
+                return False
+        return True
 
     def ended(self, login: str) -> bool:
         """Whether a Django session was ended by a logout, even where the database still has it for a moment."""

@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from notifications.events.event import EncodedEvent, decode
 
 FORMAT = 1
@@ -44,6 +46,15 @@ def event_message(event: EncodedEvent, encoded: str, exclude: str | None) -> dic
     if exclude:
         message["exclude"] = exclude
     return message
+
+
+def event_message_beginning(topic: str, exclude: str | None = None) -> bytes:
+    """An event message packed by MessagePack up to its offset, epoch and event, in whatever order these follow."""
+    constant: dict[str, Any] = {"type": EVENT, "v": FORMAT, "topic": topic}
+    if exclude:
+        constant["exclude"] = exclude
+    packed = msgspec.msgpack.encode(constant)
+    return bytes([packed[0] + 3]) + packed[1:]  # a map of up to 15 entries begins with 0x80 and their number
 
 
 def event_of(message: dict[str, Any]) -> EncodedEvent:

@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError
 from notifications.events import conf, counters, messenger
 from notifications.events.event import Cursor, at_position, decode, encode_bytes
 from notifications.events.logs.base import Appended, Done, Draft, Log, Page, Read
-from notifications.events.messages import FORMAT, event_message, group_of
+from notifications.events.messages import event_message, event_message_beginning, group_of
 from notifications.events.redis_clients import KeptConnections, sync_client, translated_error, translated_errors
 from notifications.events.redis_connection import RedisConnection, command, connection, raise_refusal
 from notifications.events.topics import ResolvedTopic
@@ -54,36 +54,23 @@ def _bulk(*words: str | bytes | int) -> bytes:
 
 
 class _AppendParts(NamedTuple):
-    """What the commands that append to a topic have in common, around what they do not."""
+    """What the commands that append to a topic have in common, around the event and the epoch."""
 
-    before_event: bytes
-    after_event: bytes
-    after_epoch: bytes
+    before: bytes
+    after: bytes
 
 
-# Packing twenty-one words for each event is what an append costs its caller most: all but two of them are the topic's.
+# Packing thirteen words for each event is what an append costs its caller most: all but two of them are the topic's.
 @functools.lru_cache(maxsize=8_192)
-def _append_parts(
-    topic: str,
-    size: int,
-    seconds: int,
-    position_ttl: int,
-    group_prefix: str | None,
-    idempotency: tuple[str, int] | None,
-) -> _AppendParts:
-    key, key_ttl = ("", 0) if idempotency is None else idempotency
+def _append_parts(topic: str, size: int, seconds: int, position_ttl: int, group_prefix: str | None) -> _AppendParts:
     return _AppendParts(
-        b"*21\r\n"
-        + _bulk("EVALSHA", _APPEND_HASH, 4, _position_key(topic), _events_key(topic))
-        # With the length, because topics and keys may both have colons.
-        + _bulk(f"hub:idempotency:{len(topic)}:{topic}:{key}", counters.REDIS_KEY),
-        _bulk(size, seconds, position_ttl, key_ttl),
-        _bulk("" if group_prefix is None else group_prefix + group_of(topic), topic),
+        b"*13\r\n" + _bulk("EVALSHA", _APPEND_HASH, 3, _position_key(topic), _events_key(topic), counters.REDIS_KEY),
+        _bulk(size, seconds, position_ttl, _channel(group_prefix, topic), event_message_beginning(topic)),
     )
 
 
-# Of an event that is neither excluded from a client, nor mirrored, nor versioned.
-_PLAIN = _bulk("", FORMAT, "", "", 0, "")
+def _channel(group_prefix: str | None, topic: str) -> str:
+    return "" if group_prefix is None else group_prefix + group_of(topic)
 
 
 class RedisLog(Log):
@@ -148,37 +135,29 @@ class RedisLog(Log):
         return self._group_prefix is not None
 
     def _append_command(self, draft: Draft, announces: bool) -> bytes:
-        topic, event, key = draft.topic, draft.event, draft.idempotency_key
-        retention, group_prefix = topic.retention, self._group_prefix if announces else None
-        # Past the cache where there is a key, because that is another one each time.
-        parts = (_append_parts if key is None else _append_parts.__wrapped__)(
-            topic.name,
-            retention.size or 0 if retention.kept and draft.keep else 0,
-            retention.seconds or 0,
-            conf.get("HUB_POSITION_TTL_SECONDS"),
-            group_prefix,
-            None if key is None else (key, conf.get("HUB_IDEMPOTENCY_SECONDS")),
-        )
-        mirror_channel, mirror = "", b""
-        if announces and (message := messenger.mirror_message(topic, event)) is not None:
-            mirror_channel, mirror = f"{group_prefix}{topic.mirror_group}", messenger.layer().serialize(message)
-        if mirror or draft.exclude or draft.version:
-            rest = _bulk(draft.exclude or "", FORMAT, mirror_channel, mirror, draft.version, draft.version_epoch)
-        else:
-            rest = _PLAIN
-        encoded = encode_bytes(event)
+        topic, retention, group_prefix = draft.topic, draft.topic.retention, self._group_prefix if announces else None
+        size = retention.size or 0 if retention.kept and draft.keep else 0
+        seconds, position_ttl = retention.seconds or 0, conf.get("HUB_POSITION_TTL_SECONDS")
+        encoded = encode_bytes(draft.event)
         # An epoch is as random as an id, and the end of a new id is 32 random bits that nothing else has.
-        epoch = event.id[-8:].encode()
-        return b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n%b%b" % (
-            parts.before_event,
-            len(encoded),
-            encoded,
-            parts.after_event,
-            len(epoch),
-            epoch,
-            parts.after_epoch,
-            rest,
+        epoch = draft.event.id[-8:].encode()
+        mirror = messenger.mirror_message(topic, draft.event) if announces else None
+        if draft.idempotency_key is None and draft.exclude is None and not draft.version and mirror is None:
+            before, after = _append_parts(topic.name, size, seconds, position_ttl, group_prefix)
+            return b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b" % (before, len(encoded), encoded, len(epoch), epoch, after)
+        keys = [_position_key(topic.name), _events_key(topic.name), counters.REDIS_KEY]
+        if draft.idempotency_key is not None:
+            # With the length, because topics and keys may both have colons.
+            keys.append(f"hub:idempotency:{len(topic.name)}:{topic.name}:{draft.idempotency_key}")
+        channel, beginning = _channel(group_prefix, topic.name), event_message_beginning(topic.name, draft.exclude)
+        words = [encoded, epoch, size, seconds, position_ttl, channel, beginning, conf.get("HUB_IDEMPOTENCY_SECONDS")]
+        words += (
+            ["", b""]
+            if mirror is None
+            else [f"{group_prefix}{topic.mirror_group}", messenger.layer().serialize(mirror)]
         )
+        words += [draft.version, draft.version_epoch]
+        return command("EVALSHA", _APPEND_HASH, len(keys), *keys, *words)
 
     def _finish(self, drafts: Sequence[Draft], answers: list[Any], announces: bool) -> list[Appended]:
         appended = []
