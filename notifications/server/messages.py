@@ -69,13 +69,13 @@ class MessageParser:
         else:
             self._buffer = data
         received: list[Received] = []
-        position = 0
-        while not self._finished:
+        position, size = 0, len(self._buffer)
+        while position < size and not self._finished:
             after = self._frame(self._buffer, position, received)
             if after == position:
                 break
             position = after
-        self._buffer = _EMPTY if self._finished or position == len(self._buffer) else self._buffer[position:]
+        self._buffer = _EMPTY if self._finished or position == size else self._buffer[position:]
         return received
 
     def hold(self, data: bytes) -> None:
