@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ FILLER_BYTES = 50_000
 # What the two ends of a connection take before anything is left to the hub is less than so much.
 MOST_FILLERS = 200
 RECEIVE_BUFFER = 4_096
+WRITTEN_SECONDS = 10.0
 # TCP_ESTABLISHED of Linux.
 ESTABLISHED = 1
 
@@ -35,6 +37,7 @@ class StalledClients:
         self.count = count
         self._peers: list[Peer] = []
         self._gone_before = 0.0
+        self._client = httpx.Client(base_url=f"http://{server.address}", timeout=10)
 
     def __enter__(self) -> Self:
         self._gone_before = self._disconnected()
@@ -74,13 +77,22 @@ class StalledClients:
         """Publish until no connection takes more. Raises BenchError when that does not come about."""
         before: list[int] = []
         for _ in range(MOST_FILLERS):
-            self.server.api("publish", channel=self.filler, data="x" * FILLER_BYTES)
+            self._publish_filler()
             unsent = self._unsent()
             if unsent == before:
-                self.server.api("publish", channel=self.filler, data="x" * FILLER_BYTES)
+                self._publish_filler()
                 return
             before = unsent
         raise BenchError(f"clients that do not read still took events: {before} bytes are on their way")
+
+    def _publish_filler(self) -> None:
+        """Publish to the clients' own topic, and wait until the hub has written the event to them."""
+        expected = self._metric("hub_delivered_total") + self.count
+        self.server.api("publish", channel=self.filler, data="x" * FILLER_BYTES)
+        deadline = time.monotonic() + WRITTEN_SECONDS
+        while self._metric("hub_delivered_total") < expected:
+            if time.monotonic() > deadline:
+                raise BenchError("clients that do not read were sent nothing")
 
     def _unsent(self) -> list[int]:
         """Bytes that the kernel has of the server's for each client."""
@@ -89,11 +101,16 @@ class StalledClients:
 
     def _disconnected(self) -> float:
         """How many clients the hub has disconnected as slow so far."""
-        lines = httpx.get(f"http://{self.server.address}/metrics", timeout=10).text.splitlines()
-        found = (line.split() for line in lines if line.startswith("hub_disconnects_total{"))
-        return sum(float(value) for name, value in found if '"3008"' in name)
+        return self._metric("hub_disconnects_total", '"3008"')
+
+    def _metric(self, metric: str, label: str = "") -> float:
+        """The sum of a metric over its labels, or over those that have this value."""
+        lines = self._client.get("/metrics").text.splitlines()
+        found = (line.split() for line in lines if line.startswith(metric + "{"))
+        return sum(float(value) for name, value in found if label in name)
 
     def _close(self) -> None:
+        self._client.close()
         for peer in self._peers:
             peer.vanish()
 
