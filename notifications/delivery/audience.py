@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -62,8 +63,10 @@ class Audience:
 
     def remove(self, session: Session) -> Subscription | None:
         """Take a session out; returns its subscription, or None when it took no part."""
-        self._parts = None
-        return self.subscriptions.pop(session, None)
+        subscription = self.subscriptions.pop(session, None)
+        if subscription is not None:
+            self._parts = None
+        return subscription
 
     def changed(self) -> None:
         """One of the sessions has another stream, or none any more."""
@@ -79,13 +82,9 @@ class Audience:
         return parts
 
     def _parted(self) -> Iterator[Part]:
-        alike: dict[tuple[Encoding, bool], list[Session]] = {}
+        alike: defaultdict[tuple[Encoding, bool], list[Session]] = defaultdict(list)
         for session in self.subscriptions:
-            kind = session.encoding, session.stream is not None
-            found = alike.get(kind)
-            if found is None:
-                found = alike[kind] = []
-            found.append(session)
+            alike[session.encoding, session.stream is not None].append(session)
         for (encoding, streaming), sessions in alike.items():
             for start in range(0, len(sessions), PART_SESSIONS):
                 some = sessions[start : start + PART_SESSIONS]

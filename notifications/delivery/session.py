@@ -174,9 +174,7 @@ class Session(ClientActions):
     def use_stream(self, stream: Stream | None) -> None:
         """Write to a stream from now on: the client takes what it is sent. With None, ask the transport each time."""
         if self.stream is not None and stream is None:
-            # However much is sent in one turn, an answer with a long history say, a client that had taken everything
-            # before is not slow. It may take its time for this much on top of the limit.
-            self.allowance = self.transport.pending()
+            self.allowance = self.transport.pending()  # for the reason that `write()` gives
         self.stream = stream
         for subscription in self.subscriptions.values():
             if subscription.live is not None:
